@@ -264,10 +264,11 @@ def read_any_summary(folder: Path, follow_links: bool = True) -> dict[str, Any]:
                 f"{folder} is a run that is not finished, or was killed: it holds no summary.json yet. "
                 f"Go on with: effbench train resume={folder}"
             ) from error
-        hint = "" if folder.is_dir() else " There is no such folder."
-        raise MissingFileError(
-            f"{folder} is not a run: it holds no summary.json.{hint} Give a folder that train wrote."
-        ) from error
+        if folder.is_file():
+            why = "it is a file. An exported file is taken by eval, predict and bench."
+        else:
+            why = "it holds no summary.json." if folder.is_dir() else "there is no such folder."
+        raise MissingFileError(f"{folder} is not a run: {why} Give a folder that train wrote.") from error
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid JSON ({error}).") from error
     # an unknown version is refused: fields could have another meaning

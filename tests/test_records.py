@@ -245,7 +245,7 @@ def test_a_summary_keeps_floats_to_the_bit(tmp_path):
 def test_a_folder_that_is_not_a_run_is_named(tmp_path):
     with pytest.raises(ConfigError, match=rf"{tmp_path} is not a run: it holds no summary\.json\. Give"):
         read_summary(tmp_path)
-    with pytest.raises(ConfigError, match=r"nowhere is not a run.*There is no such folder"):
+    with pytest.raises(ConfigError, match=r"nowhere is not a run: there is no such folder"):
         read_summary(tmp_path / "nowhere")
     (tmp_path / ".hydra").mkdir()
     (tmp_path / ".hydra" / "overrides.yaml").write_text("[]")

@@ -203,7 +203,7 @@ def _graph(core: Any, path: Path) -> Any:
 
 def _load_executorch(executorch: Any, path: Path, threads: int) -> Loaded:
     program = open_program(executorch, path.read_bytes(), threads)
-    return _as_loaded(_torch(), program, threads, (f"memory planned for {program.most} samples a call",))
+    return _as_loaded(_torch(), program, threads, (f"memory planned for {program.sizes[0]} samples a call",))
 
 
 _F32, _BF16 = partial(_load_openvino, precision="f32"), partial(_load_openvino, precision="bf16")

@@ -9,7 +9,7 @@ from typing import Any
 from effbench.bench.backends import BACKENDS, DEFAULT
 from effbench.config.arguments import check_list
 from effbench.config.options import COUNT, NON_NEGATIVE, POSITIVE
-from effbench.errors import ConfigError, unknown_name
+from effbench.errors import ConfigError, shown, unknown_name
 
 LEAST_ROUNDS = 3  # of two, Student's interval is 12.7 standard errors wide to each side
 
@@ -82,4 +82,8 @@ def bench_options(given: Mapping[str, Any]) -> BenchOptions:
     for key in given:
         if key not in known:
             raise ConfigError(unknown_name("option of bench", key, known))
+    if "backends" in given and not given["backends"]:
+        raise ConfigError(
+            f"backends must name a backend; got {shown(given['backends'])}. Leave it out for the usual ones."
+        )
     return BenchOptions(**given)

@@ -106,7 +106,10 @@ def _sweep(folder: str, options: Mapping[str, str], given: dict[str, str], rest:
         raise ConfigError(f"sweep must be a list of ratios, such as 0.1,0.3,0.5; got {options['sweep']}.")
     # numbers and not texts: 0.5 and 0.50 are one
     named = {str(_value(ratio, "sweep")): ratio for ratio in ratios}
-    chosen = [_parsed(options, {**given, "ratio": ratio}) for ratio in named.values()]
+    try:
+        chosen = [_parsed(options, {**given, "ratio": ratio}) for ratio in named.values()]
+    except ConfigError as error:
+        raise ConfigError(f"sweep={options['sweep']}: {error}") from error
     record = compress_sweep(folder, chosen, *rest)
     if as_json:
         print_json(record)

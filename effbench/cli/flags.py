@@ -158,6 +158,9 @@ def partition_words(words: Sequence[str], options: dict[str, str]) -> tuple[list
 
     Returns:
         (folders, data key -> value).
+
+    Raises:
+        ConfigError: an option has no value, such as that of a shell variable that is not set.
     """
     folders, data_overrides = [], {}
     for word in words:
@@ -165,6 +168,8 @@ def partition_words(words: Sequence[str], options: dict[str, str]) -> tuple[list
         if key.startswith("data.") and equals:
             data_overrides[key.removeprefix("data.")] = value
         elif key in options and equals:
+            if not value.strip():
+                raise ConfigError(f"{key}= has no value. Write one, or leave it out.")
             options[key] = value
         else:
             folders.append(word)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
-from effbench.bench.options import BenchOptions
+from effbench.bench.options import BenchOptions, bench_options
 from effbench.config.options import BOOL, COUNT, FRACTION_BETWEEN, NON_NEGATIVE, POSITIVE, WHOLE
 from effbench.errors import ConfigError, shown, unknown_name
 
@@ -26,20 +26,28 @@ class QuantizeOptions:
         scheme: 'static' (ranges of the activations from calibration samples) or 'dynamic' (from each input, at run
             time); 'auto' chooses one of the two by the model's input and layers. 'bf16': only weights, in 16 bits.
         backend: the runtime that the file is made for.
-        calibration: training samples from which 'static' takes ranges; 'auto': the fewest of CALIBRATIONS with which
-            all layers in 8 bits hold max_drop (backend onnxruntime).
+        calibration: training samples from which 'static' takes ranges, 128 if it is not set; 'auto': the fewest of
+            CALIBRATIONS with which all layers in 8 bits hold max_drop (backend onnxruntime). Other schemes take none.
         max_drop: points of validation accuracy that may be lost; layers stay in float32 until it holds.
     """
 
     scheme: str = "auto"
     backend: str = "onnxruntime"
-    calibration: int | str = 128
+    calibration: int | str | None = None
     max_drop: float = 0.5
 
     def __post_init__(self) -> None:
         _one_of("scheme", self.scheme, SCHEMES)
         _one_of("backend", self.backend, RUNTIMES)
-        if self.calibration != AUTO:
+        if self.calibration is None:
+            if self.scheme in (AUTO, "static"):
+                object.__setattr__(self, "calibration", 128)
+        elif self.scheme not in (AUTO, "static"):
+            raise ConfigError(
+                f"calibration={shown(self.calibration, quotes=False)} is for scheme=static; scheme={self.scheme} takes "
+                "no ranges from samples. Leave one of them out."
+            )
+        elif self.calibration != AUTO:
             COUNT.check(
                 self.calibration, "calibration", "a whole number of training samples >= 1, such as 128, or auto"
             )
@@ -133,7 +141,7 @@ BENCH_OPTIONS = ("backends", "threads", "rounds", "seconds")  # of BenchOptions,
 
 def measuring(**given: Any) -> BenchOptions:
     """Return how before and after are measured: as `bench` measures, with fewer backends and batches of 1."""
-    return BenchOptions(**{"backends": MEASURED, "batch_sizes": (1,), "seconds": 1.0, **given})
+    return bench_options({"backends": MEASURED, "batch_sizes": (1,), "seconds": 1.0, **given})
 
 
 @dataclass(frozen=True)

@@ -156,7 +156,7 @@ def _onnx(source: Run, judge: Judge, own: QuantizeOptions, exported: Mapping[str
         mixed, content = within_bound(OnnxInt8(file, folder, None), judged, own.max_drop)
         return Quantized(content, scheme, mixed, None)
     tried: dict[int, float] = {}
-    for wanted in CALIBRATIONS if own.calibration == AUTO else (int(own.calibration),):
+    for wanted in CALIBRATIONS if own.calibration == AUTO else (_samples(own),):
         samples, place = calibration_samples(source, wanted), folder / f"calibration-{wanted}"
         place.mkdir()
         quantizer = OnnxInt8(file, place, samples)
@@ -183,9 +183,14 @@ def _openvino(source: Run, judge: Judge, own: QuantizeOptions, file: Path) -> Qu
         stored, layers = bf16_content(file)
         content = openvino_archive(stored)
         return _bf16(content, layers, judge.judged(loaded("openvino", content)).drop)
-    samples = calibration_samples(source, int(own.calibration))
+    samples = calibration_samples(source, _samples(own))
     mixed, content = openvino_int8(file, samples, judge.judged, own.max_drop, has_attention(file))
     return Quantized(content, "static", mixed, len(samples))
+
+
+def _samples(own: QuantizeOptions) -> int:
+    assert isinstance(own.calibration, int)
+    return own.calibration
 
 
 def _bf16(content: bytes, layers: int, drop: float) -> Quantized:

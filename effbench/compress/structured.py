@@ -130,11 +130,8 @@ def remove_channels(
     """
     if any(isinstance(module, nn.RNNBase) for module in model.modules()):
         raise ConfigError(f"method=structured does not prune recurrent layers, which {name} has. {_REMEDY}")
-    if widths and (widest := max(widths.values())) <= round_to:
-        raise ConfigError(
-            f"round_to={round_to} keeps all channels of {name}, whose widest layer has {widest}. Write "
-            f"round_to={max(1, widest // 8)} or less."
-        )
+    if widths and all(kept_channels(width, ratio, round_to) == width for width in widths.values()):
+        raise ConfigError(_all_stay(name, max(widths.values()), ratio, round_to))
     before = accounting.parameters(model).total
     try:
         shape = _shape_of(model, example)
@@ -153,6 +150,17 @@ def remove_channels(
             f"method=structured finds no channels to remove in {name}: outputs stay, and so do layers of at most "
             f"round_to={round_to} channels and, beside attention, all but plain feed-forward blocks. {_REMEDY}"
         )
+
+
+def _all_stay(name: str, widest: int, ratio: float, round_to: int) -> str:
+    """Return the message that rounding leaves every channel, with a remedy that works for the widest layer."""
+    fine = (each for each in range(max(1, widest // 8), 0, -1) if kept_channels(widest, ratio, each) < widest)
+    less = next(fine, None)
+    remedy = f"Write round_to={less} or less" if less and less < round_to else "Write a larger ratio"
+    return (
+        f"ratio={ratio:g} with round_to={round_to} keeps all channels of {name}, whose widest layer has {widest}: what "
+        f"is kept is rounded to a multiple of round_to. {remedy}."
+    )
 
 
 @torch.no_grad()

@@ -26,23 +26,34 @@ class Program:
     """A loaded program as a function of any number of samples.
 
     Attributes:
-        method: of the runtime: takes at most `most` samples.
-        most: samples of a call, for which the file's memory is planned.
+        method: of the runtime: takes an input of at most these sizes.
+        sizes: of the input, for which the file's memory is planned; the first is the number of samples.
         owner: what the method reads and the runtime does not keep.
     """
 
     method: Any
-    most: int
+    sizes: tuple[int, ...]
     owner: Any
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """Return the outputs. More samples than `most` are computed in parts."""
-        if len(inputs) <= self.most:
-            outputs: Tensor = self.method((inputs,))[0]
-            return outputs
-        import torch
+        """Return the outputs. More samples than the file takes are computed in parts.
 
-        return torch.cat([self(part) for part in inputs.split(self.most)])
+        Raises:
+            ValueError: the runtime refuses the input.
+        """
+        most = self.sizes[0]
+        if len(inputs) > most:
+            import torch
+
+            return torch.cat([self(part) for part in inputs.split(most)])
+        try:
+            outputs: Tensor = self.method((inputs,))[0]
+        except RuntimeError as error:
+            given = f"{str(inputs.dtype).removeprefix('torch.')} {tuple(inputs.shape)}"
+            raise ValueError(
+                f"it was made for an input of at most {self.sizes}, and its runtime refuses {given} ({error})"
+            ) from error
+        return outputs
 
 
 def check_header(content: bytes) -> None:
@@ -74,21 +85,23 @@ def open_program(runtime: Any, content: bytes, threads: int) -> Program:
         threads: of the runtime, for all programs of this process.
 
     Raises:
-        ValueError: it is no .pte file, or has other methods and inputs than effbench's exports.
-        RuntimeError: the runtime refuses it.
+        ValueError: it is no .pte file, is damaged, or has other methods and inputs than effbench's exports.
     """
     check_header(content)
     runtime._unsafe_reset_threadpool(threads)  # unsafe once a program is loaded
     # by default little more than the header is verified
     verified = runtime.Verification.InternalConsistency
-    program = runtime._load_program_from_buffer(content, program_verification=verified)
+    try:
+        program = runtime._load_program_from_buffer(content, program_verification=verified)
+    except RuntimeError as error:
+        raise ValueError(f"ExecuTorch finds no program in it, so it is damaged ({error})") from error
     names = [program.get_method_name(number) for number in range(program.num_methods())]
     if names != [METHOD]:
         raise ValueError(f"it has the methods {', '.join(names):.100}, and an export of effbench has {METHOD} alone")
     about = program.method_meta(METHOD)
     if (about.num_inputs(), about.num_outputs()) != (1, 1):
         raise ValueError(f"it has {about.num_inputs()} inputs and {about.num_outputs()} outputs, and not one of each")
-    return Program(program.load_method(METHOD), about.input_tensor_meta(0).sizes()[0], (content, program))
+    return Program(program.load_method(METHOD), tuple(about.input_tensor_meta(0).sizes()), (content, program))
 
 
 def open_file(content: bytes, threads: int) -> Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from effbench.config.options import BOOL
 from effbench.errors import ConfigError, DataError, EffbenchError, first_line, shown, unknown_name
 from effbench.export.files import record_path
 from effbench.export.formats import FORMATS, PROGRAMS, loaded, require_libraries
@@ -80,9 +81,12 @@ def open_export(path: Path, trust: bool = False) -> Opened:
         trust: run a file that is a program.
 
     Raises:
-        ConfigError: there is no record, it is not of this file, the file is broken, or a program that is not trusted.
+        ConfigError: there is no record, it is not of this file, the file is broken, or a program that is not trusted;
+            trust is no boolean.
         MissingExtraError: its runtime is not installed.
     """
+    # a text such as "false" would count as true, and run a stranger's program
+    BOOL.check(trust, "trust")
     record = read_record(path)
     name = record["format"]
     # Before torch is imported and anything is read.
@@ -148,6 +152,9 @@ def _wrong_field(record: Mapping[str, Any]) -> str | None:
         lengths = given["lengths"]
         if not isinstance(lengths, dict) or not all(_is_side(lengths.get(key)) for key in ("least", "most")):
             return "input.lengths needs least and most, whole numbers from 1 on"
+    batch = given.get("batch", {"least": 1, "most": 1})
+    if not isinstance(batch, dict) or not all(_is_side(batch.get(key)) for key in ("least", "most")):
+        return "input.batch needs least and most, whole numbers from 1 on"
     return None
 
 

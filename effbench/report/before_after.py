@@ -12,7 +12,7 @@ from effbench.escaping import for_terminal
 from effbench.metrics import display_of
 from effbench.report.compression import NAME, read_compression
 from effbench.report.deployment import three
-from effbench.units import human_bytes, human_count
+from effbench.units import counted, human_bytes, human_count
 
 _COUNTS = (("parameters", "parameters"), ("of them zero", "zeros"), ("MACs", "macs"))
 
@@ -116,7 +116,8 @@ def _quantized_sentence(details: Mapping[str, Any]) -> Sequence[str]:
     if "scheme" not in details:
         return []
     if details["scheme"] == "bf16":
-        return [f"Weights of {details['layers']} layers in bfloat16; a runtime computes as with the file before."]
+        arrays = counted(details["layers"], "array")
+        return [f"{arrays} of weights in bfloat16; a runtime computes as with the file before."]
     ranges = f", ranges from {details['calibration']} training samples" if details["calibration"] else ""
     floating, layers = details["floating"], details["layers"]
     kept = f"{len(floating)} of {layers} layers stay in float32: {', '.join(floating)}" if floating else ""

@@ -83,7 +83,8 @@ def _ends(interval: Interval) -> list[float]:
 def _cost_ticks(low: float, high: float, by_powers: bool) -> list[float]:
     """Return places of round costs; by powers of ten the logarithms of 1, 2 and 5 times such a power."""
     if not by_powers:
-        return ticks(low, high, about=4)  # '1.25 MB' is wider than a step number
+        few = ticks(low, high, about=4)  # '1.25 MB' is wider than a step number
+        return few if len(few) > 1 else ticks(low, high, about=5)
     powers = range(math.floor(low), math.ceil(high) + 1)
     # over more than two powers of ten, 2 and 5 would collide
     factors = (1, 2, 5) if high - low < 2 else (1,)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from effbench.errors import ConfigError
+from effbench.errors import ConfigError, first_line
 from effbench.report.compression import NAME, read_compression
 from effbench.report.deployment import SINGLE_STREAM, read_bench
 from effbench.stats import Interval
@@ -120,7 +120,9 @@ def measured(folders: Sequence[Path]) -> tuple[dict[Path, list[Measured]], dict[
                 continue
             # whatever a damaged or hostile record gives
             except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-                problems.append((folder, f"{folder / name} is damaged: {type(error).__name__}"))
+                remedy = "Run effbench bench again" if name != NAME else "Compress the run again"
+                why = f"{type(error).__name__}: {first_line(error)}"
+                problems.append((folder, f"{folder / name} is damaged ({why:.200}). {remedy}."))
                 continue
             found[folder] += one.after
             if one.lost is not None:
@@ -180,9 +182,9 @@ def _measured(arm: Mapping[str, Any], record: Mapping[str, Any], threads: int, v
     )
     p50 = replace(p50, low=max(0.0, p50.low))
     if not (p50.low <= p50.estimate <= p50.high and 0 < p50.estimate < math.inf and 0 <= margin < math.inf):
-        raise ValueError("no time")
+        raise ValueError(f"a p50 of {p50.estimate:g} s [{p50.low:g}, {p50.high:g}] with a margin of {margin:g}")
     if not 0 <= size < _MOST_BYTES:
-        raise ValueError("no size")
+        raise ValueError(f"a file of {size} bytes")
     metrics = {str(name): float(value) for name, value in (arm.get("metrics") or {}).items() if value is not None}
     return Measured(
         backend=str(arm["backend"]),
@@ -201,5 +203,5 @@ def _interval(content: Mapping[str, Any]) -> Interval:
     # strict JSON has no infinity: an open end is null
     ends = (-math.inf if low is None else float(low), math.inf if high is None else float(high))
     if not abs(float(content["estimate"])) < LARGEST or not ends[0] <= ends[1]:
-        raise ValueError("no interval")
+        raise ValueError(f"an interval of {content['estimate']!r:.40} [{ends[0]:g}, {ends[1]:g}]")
     return Interval(float(content["estimate"]), *ends, int(content["n"]))

@@ -180,7 +180,10 @@ def trade_offs(records: Sequence[RunRecord]) -> tuple[list[TradeOff], list[tuple
     without = []
     for folder, each in found.items():
         run = by_folder[folder]
-        if (judged := _judged(run, each)) is None:
+        judged = _judged(run, each)
+        if judged is not None and (problem := _impossible(judged)):
+            wrong.append((folder, problem))
+        elif judged is None:
             without.append(run.name)
         else:
             groups[(*judged[:2], *_comparable(run))].append((run, each, judged[2]))
@@ -212,11 +215,19 @@ def _judged(run: RunRecord, found: Sequence[Measured]) -> tuple[str, str, Interv
     return None
 
 
+def _impossible(judged: tuple[str, str, Interval]) -> str | None:
+    """Return what is wrong with a value; None if nothing is known to be. It would push every true one off a front."""
+    metric, split, value = judged
+    if metric == ACCURACY and not 0 <= value.estimate <= 1:
+        return f"{split}/{metric} must be a share from 0 to 1; got {value.estimate:g}. Evaluate the run again."
+    return None
+
+
 def _interval(run: RunRecord, metric: str, value: float, samples: int) -> Interval:
     """Return a metric with its interval: of a share of independent samples; else one without ends."""
     # tokens of one text are not independent samples
     is_share = metric == ACCURACY and (run.part("task").get("name") or "classification") == "classification"
-    if is_share and samples > 0 and 0 <= value <= 1:
+    if is_share and samples > 0 and 0 <= value <= 1:  # a damaged value: see _impossible
         return share_interval(value * samples, samples)
     return Interval(value, -math.inf, math.inf, samples)
 
@@ -319,8 +330,12 @@ def _caveats(found: TradeOff) -> list[str]:
         told.append(f"Intervals of latency are widened by each record's own doubt, by up to {100 * margin:.0f} %.")
     if unknown := [row.run.name for row in found.rows if _runtime(row.found) not in row.found.machine.versions]:
         told.append(f"The version of the runtime is not in the record of {_some(list(dict.fromkeys(unknown)))}.")
-    if any(not math.isfinite(row.quality.high) for row in found.rows):
-        told.append(f"No interval of the {found.display.title or found.metric} is known: its estimates are compared.")
+    open_ends = dict.fromkeys(row.run.name for row in found.rows if not math.isfinite(row.quality.high))
+    if open_ends:
+        whose = "" if len(open_ends) == len(found.qualities) else f" of {_some(list(open_ends))}"
+        told.append(
+            f"No interval of the {found.display.title or found.metric}{whose} is known: estimates are compared."
+        )
     if found.without:
         told.append(f"Measured, but without a metric to compare: {_some(found.without)}.")
     return told

@@ -162,7 +162,11 @@ def as_rows(found: TradeOff) -> list[dict[str, Any]]:
         for cost in (LATENCY, SIZE):
             key = (cost, row.machine if cost == LATENCY else None)
             point = places.get(key, {}).get(name)
-            flat |= {f"{cost}_unbeaten": name in joined.get(key, ()), f"{cost}_status": point.status if point else None}
+            # a run that is alone on its machine is compared with none
+            flat |= {
+                f"{cost}_unbeaten": name in joined[key] if point else None,
+                f"{cost}_status": point.status if point else None,
+            }
         rows.append(flat)
     return rows
 

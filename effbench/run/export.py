@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from effbench.cache_dir import expanded
 from effbench.config.arguments import check_texts_by_key
+from effbench.config.options import BOOL
 from effbench.errors import ConfigError, EffbenchError, ThresholdError
 from effbench.export.formats import FORMATS, require_libraries
 from effbench.export.interface import OUTPUT, RECORD_SCHEMA, unfit_reason
@@ -71,6 +72,7 @@ def export_run(
     Raises:
         ThresholdError: the exported file does not give the model's answers.
     """
+    BOOL.check(no_data, "no_data")
     wanted = Wanted(format_name, checkpoint, output, tolerance, opset, not no_data, layout, max_batch)
     check_texts_by_key("data_overrides", data_overrides, "{'root': 'DIR'}")
     if no_data and data_overrides:

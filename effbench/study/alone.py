@@ -20,7 +20,7 @@ from effbench.run.load import targets_from
 from effbench.run.outcome import DIVERGED
 from effbench.run.overrides import override_key
 from effbench.study.collect import best_settings
-from effbench.study.deployment import Candidate, backends, deployed, kept_run, measures_deployment
+from effbench.study.deployment import AGAIN, Candidate, backends, deployed, kept_run, measures_deployment
 from effbench.study.ledger import Ledger
 from effbench.study.measure import PROBE_STEPS, TIMED_STEPS, Probe, inference_costs, probe
 from effbench.study.plan import StudyPlan
@@ -109,9 +109,19 @@ def measured(plan: StudyPlan, ledger: Ledger, relay: Relay, at_end: bool) -> dic
         return records
 
     # after the step times: they would keep caches and the clock busy between two rounds
-    deployments = _deployments(plan, ledger, relay, records) if measures_deployment(plan) else {}
-    if deployments is None:
-        return None
+    deployments, failure = dict[str, dict[str, Any]](), ""
+    if measures_deployment(plan):
+        try:
+            found = _deployments(plan, ledger, relay, records)
+        except EffbenchError as error:
+            if NO_SPACE in str(error):
+                raise
+            # a study has its result without it
+            found, failure = {}, str(error)
+            log.warning(f"deployment is not measured: {failure} {AGAIN}")
+        if found is None:
+            return None
+        deployments = found
     for name, record in records.items():
         words = _words(plan, name, record["settings"])
         # one latency an arm: that of its deployment, where it was measured
@@ -121,6 +131,8 @@ def measured(plan: StudyPlan, ledger: Ledger, relay: Relay, at_end: bool) -> dic
         record.update(costs)
         if name in deployments:
             record["deployment"] = deployments[name]
+        elif failure:
+            record["deployment_failure"] = failure
     return records
 
 
@@ -134,6 +146,9 @@ def _deployments(
         ledger: its tasks.
         relay: passes signals on.
         records: arm -> what was measured of it so far.
+
+    Raises:
+        EffbenchError: no backend works, a model cannot be built, or the measuring process was killed.
     """
     candidates = []
     for name, record in records.items():
@@ -145,14 +160,7 @@ def _deployments(
     targets = [word.partition("=")[2] for word in plan.session_words if override_key(word) == "allow_targets"]
     allowed = targets_from(targets[-1]) if targets else []
     place = (plan.folder, rounds, plan.keys.threads, allowed, plan.config_dir)
-    try:
-        return called(relay, deployed, candidates, *place, alive=ledger.workers.beat)
-    except EffbenchError as error:
-        if NO_SPACE in str(error):
-            raise
-        # a study has its result without it
-        log.warning(f"deployment is not measured: {error}")
-        return {}
+    return called(relay, deployed, candidates, *place, alive=ledger.workers.beat)
 
 
 @dataclass

@@ -310,7 +310,8 @@ def costs_of(ledger: Ledger) -> tuple[Cost, ...]:
 
 def _deployment(record: Mapping[str, Any]) -> dict[str, Any]:
     # older records, and those of a machine without these runtimes, have none
-    return cost_fields(record["deployment"]) if "deployment" in record else {}
+    failure = {"deployment_failure": record.get("deployment_failure", "")}
+    return cost_fields(record["deployment"]) if "deployment" in record else failure
 
 
 def undisturbed(record: Mapping[str, Any]) -> tuple[list[Mapping[str, Any]], bool]:

@@ -25,6 +25,7 @@ from effbench.study.table import Deployed
 
 log = logging.getLogger(__name__)
 
+AGAIN = "The flag --costs measures it again."
 SECONDS, SAMPLES = 0.5, 256  # longest timed part of a process; validation samples on which answers are compared
 # Seconds of a backend's process from its start to its first turn, of an export with its comparison, and of a process's
 # turns in a round. Three backends and three rounds give 35 s for one network and 66 s for two; an MLP and a CNN at 28

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from effbench.pareto import FrontPoint
 from effbench.report.spread import seconds
 from effbench.stats import Interval
+from effbench.study.deployment import AGAIN
 from effbench.study.front import FILE
 from effbench.study.results import Quality, StudyResult
 from effbench.study.runs import groups
@@ -382,6 +383,8 @@ def _costs(table: StudyTable) -> Grid:
             f" Measured with default settings, because short runs with the best setting failed or none was known: "
             f"{listed(defaults)}."
         )
+    for failure in dict.fromkeys(cost.deployment_failure for cost in table.costs if cost.deployment_failure):
+        lead += f" Deployment was not measured: {failure} {AGAIN}"
     return Grid("Cost", lead, heads, [False, *[True] * 7, False], rows)
 
 

@@ -227,6 +227,7 @@ class Cost:
         deployed_run: folder name of that run; '' for untrained weights.
         deployed_arm: the arm whose run was measured: arms with one and the same network share a measurement.
         deployed_on: processor, threads and versions.
+        deployment_failure: why deployment was to be measured and was not; ''.
     """
 
     arm: str
@@ -246,6 +247,7 @@ class Cost:
     deployed_run: str = ""
     deployed_arm: str = ""
     deployed_on: str = ""
+    deployment_failure: str = ""
 
     @property
     def file_bytes(self) -> int | None:

@@ -19,8 +19,9 @@ import pytest
 import torch
 from torch import nn
 
+import effbench
 from effbench import build, cli
-from effbench.errors import EffbenchError
+from effbench.errors import ConfigError, EffbenchError
 from effbench.export.formats import FORMATS
 from effbench.export.openvino_runtime import archive
 from effbench.run.load import load_run
@@ -152,6 +153,19 @@ def test_files_of_regressions_answer_in_the_unit(effbench: Effbench, tmp_path: P
 def test_words_without_use_for_a_file_are_refused(words: list[str], said: str, made: Path, effbench: Effbench) -> None:
     code, _, err = effbench("eval", str(made / NAMES["onnx"]), *words)
     assert (code, said in err) == (2, True), err
+
+
+@pytest.mark.parametrize("trust", ["false", "no", 1])
+def test_a_trust_that_is_no_boolean_runs_no_program(trust: Any, made: Path) -> None:
+    """A text such as 'false' is true in Python."""
+    path = made / NAMES["torchscript"]
+    for call in (
+        lambda: effbench.evaluate_run(path, trust=trust),
+        lambda: effbench.predict_files(path, [], trust=trust),
+        lambda: effbench.bench_run(path, trust=trust),
+    ):
+        with pytest.raises(ConfigError, match=r"trust must be true or false; got"):
+            call()
 
 
 def test_words_for_files_are_refused_for_runs(run: Path, effbench: Effbench) -> None:

@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 
-from effbench.compress.options import CompressOptions, StructuredOptions, measuring, method_options
+from effbench.compress.options import (
+    CompressOptions,
+    QuantizeOptions,
+    StructuredOptions,
+    measuring,
+    method_options,
+)
 from effbench.errors import ConfigError
 
 
@@ -19,6 +25,8 @@ from effbench.errors import ConfigError
         ("quantize", {"scheme": "statik"}, "Did you mean 'static'?"),
         ("quantize", {"calibration": 0}, "calibration must be a whole number of training samples >= 1"),
         ("quantize", {"calibration": "most"}, "such as 128, or auto; got 'most'"),
+        ("quantize", {"calibration": 8, "scheme": "bf16"}, "calibration=8 is for scheme=static; scheme=bf16 takes no"),
+        ("quantize", {"calibration": "auto", "scheme": "dynamic"}, "calibration=auto is for scheme=static"),
         ("quantize", {"calibration": "auto", "backend": "openvino"}, "calibration=auto needs backend=onnxruntime"),
         ("quantize", {"max_drop": -1}, "max_drop must be points of accuracy"),
         ("quantize", {"max_drop": float("nan")}, "max_drop must be points of accuracy"),
@@ -41,3 +49,10 @@ def test_options_of_another_method_are_refused() -> None:
 def test_before_and_after_are_measured_at_batch_1_by_default() -> None:
     assert measuring().sizes == (1,)
     assert measuring(backends=["eager"], rounds=3).chosen == ("eager",)
+    with pytest.raises(ConfigError, match=r"backends must name a backend; got \[\]"):
+        measuring(backends=[])
+
+
+def test_only_ranges_from_samples_have_a_number_of_them() -> None:
+    found = [method_options("quantize", {"scheme": scheme}) for scheme in ("auto", "static", "dynamic", "bf16")]
+    assert [each.calibration for each in found if isinstance(each, QuantizeOptions)] == [128, 128, None, None]

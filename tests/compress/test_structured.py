@@ -6,6 +6,7 @@ White-box: the pruning of a model without a run.
 from __future__ import annotations
 
 import json
+import re
 import sys
 
 import pytest
@@ -175,3 +176,16 @@ def test_a_multiple_that_keeps_every_layer_is_named() -> None:
     net = nn.Sequential(nn.Linear(8, 24), nn.ReLU(), nn.Linear(24, 3))
     with pytest.raises(ConfigError, match="round_to=64 keeps all channels of this model, whose widest layer has 24"):
         prune(net, torch.randn(2, 8), round_to=64)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "round_to", "remedy"),
+    [(0.01, 100_000, "Write a larger ratio"), (0.05, 64, "Write round_to=3 or less"), (0.5, 64, "Write round_to=4")],
+)
+def test_the_remedy_for_rounding_removes_channels(ratio: float, round_to: int, remedy: str) -> None:
+    net, example = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 3)), torch.randn(2, 8)
+    with pytest.raises(ConfigError, match=f"ratio={ratio:g} with round_to={round_to} keeps .* {remedy}"):
+        prune(net, example, ratio, round_to)
+    if "round_to" in remedy:
+        prune(net, example, ratio, int(re.findall(r"=(\d+)", remedy)[0]))
+        assert net[0].out_features < 32

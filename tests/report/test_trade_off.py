@@ -177,6 +177,24 @@ def test_other_machines_threads_and_versions_have_an_axis_each(tmp_path: Path) -
     assert "on" in table_of(one, {})["heads"]
 
 
+def test_a_run_alone_on_its_machine_is_beaten_by_none_and_beats_none(tmp_path: Path) -> None:
+    other = {"environment": {**ENVIRONMENT, "cpu": "6502"}}
+    for number, change in enumerate(({}, {}, other)):
+        run(tmp_path / f"r{number}", 0.8, number, bench=bench(0.001 * (number + 1), 1000, **change))
+    rows = {row["run"]: row for row in csv.DictReader(io.StringIO(trade_off_csv([found(tmp_path)])))}
+    assert [rows[name]["latency_unbeaten"] for name in ("r0", "r1", "r2")] == ["True", "False", ""]
+    assert [rows[name]["latency_status"] for name in ("r0", "r2")] == ["on the front", ""]
+
+
+def test_an_impossible_accuracy_is_named_and_beats_no_run(tmp_path: Path) -> None:
+    run(tmp_path / "a", 0.9, 0.1, bench=bench(0.002, 2000))
+    run(tmp_path / "b", 0.8, 0.2, bench=bench(0.001, 1000))
+    run(tmp_path / "c", 2.0, 0.3, bench=bench(0.0001, 100))
+    [one], [(wrong, text)] = trade_offs(read(tmp_path))
+    assert set(one.qualities) == {"a", "b"}
+    assert (wrong.name, text) == ("c", "test/acc must be a share from 0 to 1; got 2. Evaluate the run again.")
+
+
 def test_a_record_without_versions_is_named(tmp_path: Path) -> None:
     without = {key: value for key, value in ENVIRONMENT.items() if key != "onnxruntime"}
     run(tmp_path / "old", 0.9, 0.1, bench=bench(0.002, 2000, environment=without))
@@ -216,7 +234,7 @@ def test_a_metric_without_interval_is_compared_by_estimates(tmp_path: Path) -> N
         (folder / "bench" / "bench.json").write_text(json.dumps(bench(value / 1000, 1000)))
     one = found(tmp_path)
     assert [each.joined for each in one.fronts] == [["b"], ["b"]]  # the smaller error
-    assert "No interval of the RMSE is known: its estimates are compared." in sentences(one)
+    assert "No interval of the RMSE is known: estimates are compared." in sentences(one)
 
 
 @pytest.mark.parametrize(

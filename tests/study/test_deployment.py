@@ -113,6 +113,14 @@ def test_training_cost_stands_beside_deployment_cost(capsys: pytest.CaptureFixtu
     assert max(len(line) for line in lines if "onnxruntime" in line or "ms a" in line) <= 80
 
 
+def test_the_page_says_why_deployment_was_not_measured() -> None:
+    costs = tuple(cost(arm, 0.01, deployment_failure="a process ended with exit code -9.") for arm in VALUES)
+    table = study(VALUES, costs=costs)
+    [grid] = [each for each in details(table, analyse(table)) if each.heading == "Cost"]
+    told = "Deployment was not measured: a process ended with exit code -9. The flag --costs measures it again."
+    assert grid.lead.count(told) == 1
+
+
 def test_latency_and_file_size_have_fronts() -> None:
     costs = (
         measured_cost("large/sgd", 0.040, 0.004, 4_000_000),
@@ -230,10 +238,11 @@ def test_a_study_ends_by_measuring_deployment(tmp_path: Path, monkeypatch: Any) 
 def test_a_deployment_that_fails_leaves_the_study_its_result(
     tmp_path: Path, monkeypatch: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    error = EffbenchError("no backend works")
+    error = EffbenchError("no backend works.")
     found, asked = end_of(plan_with(tmp_path, "study.deployment_rounds=3"), monkeypatch, error)
     assert asked == [True, True]
-    assert "deployment is not measured: no backend works" in caplog.text
+    assert "deployment is not measured: no backend works. The flag --costs measures it again." in caplog.text
+    assert [each["deployment_failure"] for each in found.values()] == ["no backend works."] * 2
     assert [each["latency_p50_s"] for each in found.values()] == [0.1, 0.1]
 
 
