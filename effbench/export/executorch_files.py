@@ -20,6 +20,8 @@ from effbench.export.isolated import Isolated
 from effbench.export.torch_files import exported_program
 from effbench.log import without_torchao_notes
 
+log = logging.getLogger(__name__)
+
 
 def make_executorch(model: nn.Module, example: Tensor, interface: Interface) -> bytes:
     """Return the content of a .pte file: what XNNPACK can compute is its, the rest is ExecuTorch's own kernels.
@@ -35,6 +37,7 @@ def make_executorch(model: nn.Module, example: Tensor, interface: Interface) -> 
             from executorch.exir import to_edge_transform_and_lower
         except ImportError as error:
             raise MissingExtraError("format=executorch", "executorch") from error
+        log.info("lowering the model for XNNPACK: of many layers this takes minutes")
         program = exported_program(model, example, interface)
         lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
     content: bytes = lowered.buffer
