@@ -11,6 +11,7 @@ from effbench.disturbance import DRIFT
 from effbench.report.deployment import SINGLE_STREAM
 from effbench.stats import Interval, positive_interval
 
+UNCONTROLLED = 1.0  # without a control, differences below a factor of two are not told apart
 CONTROL_BOUND = 0.05  # how far the interval of A/A may stay away from 1 before it limits the verdict
 
 
@@ -57,6 +58,9 @@ def trust(first: Sequence[Process], again: Sequence[Process], every: Sequence[Pr
     for size in sizes:
         found = ratio(at_size(again, size), at_size(first, size))
         if found is None:
+            if at_size(first, size):
+                margin = max(margin, UNCONTROLLED)
+                reasons.append(f"the control, a second measurement of the same backend, failed at batch {size}")
             continue
         control[size] = found
         if found.low > 1 + CONTROL_BOUND or found.high < 1 / (1 + CONTROL_BOUND):

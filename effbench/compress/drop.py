@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -54,7 +56,10 @@ class Judge:
         found = judged(self._source, self._reference, outputs)
         if self._run.task.kind == "class":
             return float(found["lost"]["estimate"])
-        return float(100 * (found["metrics"]["loss"] / self._loss - 1))
+        loss = float(found["metrics"]["loss"])
+        if not self._loss:
+            return 0.0 if loss <= 0 else math.inf
+        return 100 * (loss - self._loss) / abs(self._loss)
 
     def _answers(self, forward: Forward) -> Tensor:
         chunks = torch.arange(len(self._split)).split(self._run.config.data.eval_batch_size)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from effbench.compress.mixed import Judged, Mixed
+from effbench.compress.mixed import Judged, Mixed, within
 from effbench.errors import MissingExtraError
 from effbench.export.formats import loaded, quiet
 from effbench.export.interface import Forward
@@ -66,7 +66,7 @@ def openvino_int8(
     content = _archived(openvino, made)
     lost = judge(loaded("openvino", content)).drop
     count = len(_layers(graph))
-    if lost <= bound:
+    if within(lost, bound):
         return Mixed(lost, lost, count, _floating(made)), content
 
     def validate(model: Any, _: Any) -> tuple[float, None]:

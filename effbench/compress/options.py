@@ -87,8 +87,9 @@ class FineTuneOptions:
                 f"steps={self.steps} fine-tunes after each step, so epochs must be at least {self.steps}; got "
                 f"{self.epochs}. Write more epochs, or fewer steps."
             )
-        if self.distill and not self.epochs:
-            raise ConfigError("distill=true needs fine-tuning: epochs must be at least 1; got 0.")
+        for key, given in (("distill=true", self.distill), (f"lr={self.lr}", self.lr is not None)):
+            if given and not self.epochs:
+                raise ConfigError(f"{key} needs fine-tuning: epochs must be at least 1; got 0.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 from effbench import build
 from effbench.compress.bf16 import bf16_content
 from effbench.compress.drop import Judge
-from effbench.compress.mixed import Judged, Mixed, within_bound
+from effbench.compress.mixed import Judged, Mixed, within, within_bound
 from effbench.compress.onnx_int8 import OnnxInt8, has_attention
 from effbench.compress.openvino_int8 import openvino_int8, require_nncf
 from effbench.compress.options import AUTO, CALIBRATIONS, CompressOptions, QuantizeOptions, own_options
@@ -91,7 +91,7 @@ def quantize(source: Run, options: CompressOptions, folder: Path) -> Result:
 
 def _check_drop(made: Quantized, own: QuantizeOptions, unit: str) -> None:
     mixed = made.mixed
-    if mixed.drop <= own.max_drop:
+    if within(mixed.drop, own.max_drop):
         return
     even = f" even with {len(mixed.floating)} of {mixed.layers} layers in float32" if made.scheme != "bf16" else ""
     more = f", or calibration={4 * made.calibration}" if made.calibration else ""
@@ -164,7 +164,7 @@ def _onnx(source: Run, judge: Judge, own: QuantizeOptions, exported: Mapping[str
             break
         tried[len(samples)] = judged(quantizer.content()).drop
         log.info(f"{counted(len(samples), 'sample')}: {tried[len(samples)]:+.2f} lost with all layers in 8 bits")
-        if tried[len(samples)] <= own.max_drop or len(samples) < wanted:
+        if within(tried[len(samples)], own.max_drop) or len(samples) < wanted:
             break
     mixed, content = within_bound(quantizer, judged, own.max_drop)
     return Quantized(content, scheme, mixed, len(samples), tried)
@@ -207,7 +207,7 @@ def _scheme(own: QuantizeOptions, exported: Mapping[str, Any]) -> str:
         why = "it has attention, whose products of activations one range does not fit"
     else:
         return "static"
-    log.info(f"scheme=dynamic: {why}")
+    log.info(f"scheme=dynamic, which takes no ranges from training samples: {why}")
     return "dynamic"
 
 

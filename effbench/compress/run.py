@@ -55,11 +55,14 @@ def compress_loaded(source: Run, options: CompressOptions, folder: Path, final: 
     # before the comparison: the result is loaded as any run is, by its folder
     write_compression(folder, record)
     write_summary(folder, _summary(source, result))
-    found = compare(source, options.checkpoint, _loaded(folder, source), options.bench)
+    found = compare(source, options.checkpoint, loaded_result(folder, source), options.bench)
     summary = _summary(source, result)
     # those of fine-tuning come first: its test reads all samples of the split
     metrics = {**found.summary["metrics"], **summary["metrics"]}
-    write_summary(folder, {**summary, **found.summary, "metrics": metrics})
+    whole = {**summary, **found.summary, "metrics": metrics}
+    if not summary["metrics"]:
+        whole["data"] = _evaluated(summary["data"], found.facts["test"])
+    write_summary(folder, whole)
     record |= {**found.facts, "checkpoint": pointed(folder / "checkpoints" / "best")}
     write_compression(folder, record)
     return record
@@ -74,12 +77,26 @@ def _copy_training(source: Run, folder: Path) -> None:
                 stream.write(read_bytes(path, METRICS_BYTES))
 
 
-def _loaded(folder: Path, source: Run) -> Run:
-    """Return the result, with the modules that the user has allowed, and with the data keys of this command."""
+def loaded_result(folder: Path, source: Run) -> Run:
+    """Return a result, with the modules that the user has allowed, and with the data keys and device of this command.
+
+    Args:
+        folder: of the result.
+        source: the run before, as this command has loaded it.
+    """
     run = load_run(folder, source.config.allow_targets)
     return replace(
         run, config=run.config.model_copy(update={"data": source.config.data, "device": source.config.device})
     )
+
+
+def _evaluated(data: Mapping[str, Any], test: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the facts of the data with the number of samples that the result's metrics are of."""
+    split, samples = test["split"], test["samples"]
+    others = {name: count for name, count in (data.get("evaluated") or {}).items() if name != split}
+    # as training records it: only of a sample of a split
+    own = {split: samples} if samples != (data.get("counts") or {}).get(split) else {}
+    return {**{key: value for key, value in data.items() if key != "evaluated"}, "evaluated": {**others, **own}}
 
 
 def _summary(source: Run, result: Result) -> dict[str, Any]:

@@ -17,19 +17,19 @@ from typing import Any
 
 from effbench.compress.compare import MOST, paired_test
 from effbench.compress.making import making
+from effbench.compress.mixed import within
 from effbench.compress.options import CompressOptions, QuantizeOptions, StructuredOptions
 from effbench.compress.record import write_compression
+from effbench.compress.run import loaded_result
 from effbench.compress.target import SearchOptions, Target, value_text
 from effbench.compress.trial import Trial, bytes_of, p50_of, tried
 from effbench.errors import EffbenchError, ThresholdError, first_line
 from effbench.report.compression import NAME
-from effbench.run.load import load_run
 from effbench.run.run import Run
 
 log = logging.getLogger(__name__)
 
 RATIOS = (0.25, 0.5, 0.75, 0.875)  # of structured pruning, tried in this order until too much is lost
-_ROUNDING = 1e-9  # a share of samples in points is rounded
 PRUNED = "before"  # folder, in the result, of the pruned run that a quantized result was made of
 
 
@@ -74,14 +74,16 @@ class _Search:
             pruning = StructuredOptions(ratio=ratio, epochs=self.options.epochs)
             options = CompressOptions("structured", pruning, self.options.checkpoint, self.options.bench)
             pruned = self._try(options, f"structured-{ratio:g}")
-            if pruned is None or pruned.drop > self.options.max_drop:
+            if pruned is None:
+                continue  # rounding may keep every channel at a small ratio
+            if not within(pruned.drop, self.options.max_drop):
                 return  # a larger ratio would lose more
             if not self._over():
                 self._quantized(pruned)
 
     def best(self) -> Candidate | None:
         """Return the candidate with the least value among those that hold the bound."""
-        held = [each for each in self.candidates if each.drop <= self.options.max_drop + _ROUNDING]
+        held = [each for each in self.candidates if within(each.drop, self.options.max_drop)]
         return min(held, key=lambda each: each.value, default=None)
 
     def holds(self, value: float) -> bool:
@@ -94,9 +96,9 @@ class _Search:
 
     def _quantized(self, pruned: Candidate) -> None:
         """Try to quantize a pruned candidate too, with the backend that was better for the whole model."""
-        left = max(0.0, self.options.max_drop - pruned.drop) + _ROUNDING
+        left = max(0.0, self.options.max_drop - pruned.drop)
         own = QuantizeOptions(backend=self._better_backend(), max_drop=left)
-        source = load_run(pruned.trial.folder, self.source.config.allow_targets)
+        source = loaded_result(pruned.trial.folder, self.source)
         name = f"{pruned.trial.name}-int8-{own.backend}"
         self._try(CompressOptions("quantize", own, "best", self.options.bench), name, source, pruned)
 
@@ -174,7 +176,7 @@ def search(source: Run, options: SearchOptions, target: Path) -> dict[str, Any]:
                 f"was written. Tried: {reasons}."
             )
         # of the run itself: the record of two steps compares with the pruned run
-        test = paired_test(source, options.checkpoint, load_run(best.trial.folder), "test", MOST)
+        test = paired_test(source, options.checkpoint, loaded_result(best.trial.folder, source), "test", MOST)
         facts = {
             "target": options.target.text,
             "max_drop": options.max_drop,

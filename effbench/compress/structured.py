@@ -35,6 +35,11 @@ from effbench.units import human_count
 
 log = logging.getLogger(__name__)
 
+
+class NothingToRemoveError(ConfigError):
+    """Every channel stays."""
+
+
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
 _REMEDY = "Use method=quantize, or method=unstructured."
 
@@ -53,8 +58,16 @@ def structured(source: Run, options: CompressOptions, folder: Path) -> Result:
     widths = _widths(model)
     tuning = FineTuning(source, options.checkpoint, folder, own)
     before, plan = accounting.parameters(model).total, {}
+    if own.steps > 1:  # what removes nothing in all is refused before the first step is trained
+        remove_channels(pruning, copy.deepcopy(model), example, widths, own.ratio, own.round_to, _name(source))
     for step in range(1, own.steps + 1):
-        remove_channels(pruning, model, example, widths, own.ratio * step / own.steps, own.round_to, _name(source))
+        ratio = own.ratio * step / own.steps
+        try:
+            remove_channels(pruning, model, example, widths, ratio, own.round_to, _name(source))
+        except NothingToRemoveError:
+            if own.steps == 1:
+                raise
+            log.info(f"step {step} of {own.steps} removes no further channel: round_to={own.round_to}")
         count = accounting.parameters(model).total
         log.info(f"step {step} of {own.steps}: {human_count(count)} of {human_count(before)} parameters are left")
         plan = plan_of(dense, model)
@@ -126,12 +139,13 @@ def remove_channels(
         name: of the model, for messages.
 
     Raises:
-        ConfigError: nothing can be removed, or the model does not run afterwards.
+        NothingToRemoveError: every channel stays.
+        ConfigError: the model does not run afterwards.
     """
     if any(isinstance(module, nn.RNNBase) for module in model.modules()):
         raise ConfigError(f"method=structured does not prune recurrent layers, which {name} has. {_REMEDY}")
     if widths and all(kept_channels(width, ratio, round_to) == width for width in widths.values()):
-        raise ConfigError(_all_stay(name, max(widths.values()), ratio, round_to))
+        raise NothingToRemoveError(_all_stay(name, max(widths.values()), ratio, round_to))
     before = accounting.parameters(model).total
     try:
         shape = _shape_of(model, example)
@@ -146,7 +160,7 @@ def remove_channels(
             f"{_REMEDY}"
         ) from error
     if after != shape or accounting.parameters(model).total >= before:
-        raise ConfigError(
+        raise NothingToRemoveError(
             f"method=structured finds no channels to remove in {name}: outputs stay, and so do layers of at most "
             f"round_to={round_to} channels and, beside attention, all but plain feed-forward blocks. {_REMEDY}"
         )

@@ -84,6 +84,8 @@ def print_trade_off(record: Mapping[str, Any]) -> None:
         ]
     )
     print()
+    for ratio, why in record["refused"].items():
+        print_sentence(console(), for_terminal(why), head=f"ratio {ratio}: ")
     print(f"  {for_terminal(record['path'])}/tradeoff.svg")
 
 

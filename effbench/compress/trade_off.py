@@ -11,6 +11,7 @@ from typing import Any
 
 from effbench.compress.options import ELSEWHERE, CompressOptions
 from effbench.compress.trial import Trial, bytes_of, p50_of, tried
+from effbench.errors import EffbenchError, first_line
 from effbench.metrics import display_of
 from effbench.records import replacing
 from effbench.redaction import redact, redact_environment
@@ -33,13 +34,23 @@ def trade_off(source: Run, options: Sequence[CompressOptions], folder: Path, fin
         options: one entry a ratio, all of one method.
         folder: an empty folder, which becomes `final`.
         final: the folder's name in the end.
+
+    Raises:
+        EffbenchError: no ratio works. If some do, `refused` of the record says why the others do not.
     """
-    trials = []
+    trials, refused = [], dict[str, str]()
     for number, each in enumerate(options, start=1):
         ratio = getattr(each.own, "ratio")  # noqa: B009 - methods with a ratio only
         log.info(f"ratio {ratio:g}, {number} of {len(options)}")
-        trials.append((ratio, tried(source, each, f"ratio-{ratio}", folder, final)))
-    record = _record(source, options[0].method, trials)
+        try:
+            trials.append((ratio, tried(source, each, f"ratio-{ratio}", folder, final)))
+        except EffbenchError as error:
+            # the other ratios took minutes each
+            log.warning(f"ratio {ratio:g}: {error}")
+            refused[f"{ratio:g}"] = first_line(error)
+    if not trials:
+        raise EffbenchError(f"no ratio works: {'; '.join(f'{ratio}: {why}' for ratio, why in refused.items())}")
+    record = {**_record(source, options[0].method, trials), "refused": refused}
     for name, text in (("csv", _csv(record)), ("svg", _svg(record)), ("json", json_text(redact(record)))):
         if text is not None:
             with replacing(folder / f"tradeoff.{name}", elsewhere=ELSEWHERE) as stream:

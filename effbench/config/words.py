@@ -14,12 +14,13 @@ from effbench.errors import ConfigError, shown
 # section -> its keys that name a file or folder; "" for the config's top level
 PATHS = {
     "": ("resume",),
-    "data": ("root", "cache_dir"),
+    "data": ("root", "cache_dir", "file", "val_file", "test_file"),
     "model": ("pretrained",),
     "sweep": ("resume",),
     "hydra": ("run.dir", "sweep.dir"),
 }
 PATH_KEYS = frozenset(f"{section}.{key}".lstrip(".") for section, keys in PATHS.items() for key in keys)
+_TEXT_KEYS = PATH_KEYS | {"data.tokenizer"}  # a kind of tokenizer, or a path
 # texts that Hydra's grammar would read as a number or a boolean, or reject
 _NOT_TEXT = re.compile(r"~.*|true|false|[+-]?(inf|nan|\.?[0-9][0-9_.]*(e[+-]?[0-9_]+)?)", re.IGNORECASE)
 
@@ -27,7 +28,7 @@ _NOT_TEXT = re.compile(r"~.*|true|false|[+-]?(inf|nan|\.?[0-9][0-9_.]*(e[+-]?[0-
 def as_meant(override: str) -> str:
     """Quote the value of a path's key if Hydra would misread it, such as a folder 2024 or ~/photos."""
     key, equals, value = override.partition("=")
-    if not equals or key.lstrip("+") not in PATH_KEYS or value[:1] in ("'", '"', "[", "$"):
+    if not equals or key.lstrip("+") not in _TEXT_KEYS or value[:1] in ("'", '"', "[", "$"):
         return absolute_recipe(override)
     # A name that exists is one path, even with a comma in it; else a comma separates the values of a sweep.
     whole = bool(value) and value.lower() != "null" and os.path.lexists(os.path.expanduser(value))  # noqa: PTH111

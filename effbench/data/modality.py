@@ -152,6 +152,18 @@ class Modality(ABC):
             )
 
     @classmethod
+    def misread(cls, before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+        """Return the option of the data group that a resumed run must keep, because its weights would read samples of
+        another value wrongly, and that has changed; None if there is none.
+
+        Args:
+            before: options of the data group when the checkpoint was written.
+            now: its options.
+        """
+        del before, now
+        return None
+
+    @classmethod
     def task_facts(cls, recorded: Mapping[str, Any]) -> dict[str, Any]:
         """Return arguments for the task's constructor, by parameter name.
 

@@ -173,9 +173,9 @@ def _parquet(path: Path, columns: Sequence[str], encoding: str) -> Iterator[tupl
     del encoding  # Parquet has its own
     _places(for_terminal(str(path)), _parquet_names(path), columns)
     with _reading_parquet(path) as parquet:
-        table = parquet.read_table(path, columns=list(columns))
+        rows = parquet.read_table(path, columns=list(columns)).to_pylist()
     name = for_terminal(str(path))
-    for number, row in enumerate(table.to_pylist(), start=1):
+    for number, row in enumerate(rows, start=1):
         yield number, {column: _text(row[column], f"{name} row {number}", column) for column in columns}
 
 
@@ -194,7 +194,7 @@ def _reading_parquet(path: Path) -> Iterator[Any]:
         raise MissingExtraError(f"reading {path.name}", "parquet") from error
     try:
         yield pyarrow.parquet
-    except (OSError, pyarrow.ArrowException) as error:
+    except (OSError, ValueError, OverflowError, pyarrow.ArrowException) as error:  # such as a date after year 9999
         raise DataError(f"{for_terminal(str(path))} cannot be read as Parquet ({error}).") from error
 
 

@@ -87,6 +87,23 @@ class TargetColumns:
             return tuple(sorted({label.strip() for label in cells[0].split(self.separator) if label.strip()}))
         return tuple(name for name, cell in zip(self.columns, cells, strict=True) if _PRESENT[cell.lower()])
 
+    def check_same(self, name: str, names: Sequence[str]) -> None:
+        """Refuse columns of numbers that are not as many as a run's, or are in another order.
+
+        Args:
+            name: of the data, for messages.
+            names: of the run's numbers, in the order of the model's outputs. Columns of other names are taken in turn.
+
+        Raises:
+            ConfigError: names the run's columns.
+        """
+        ordered = list(self.columns) == list(names) or set(self.columns) != set(names)
+        if self.kind == "values" and not (ordered and len(self.columns) == len(names)):
+            raise ConfigError(
+                f"data.label_column of {name} must name {len(names)} columns in the run's order, {', '.join(names)}; "
+                f"got {', '.join(self.columns)}."
+            )
+
     def names(self, name: str, targets: Iterable[Target]) -> tuple[str, ...]:
         """Return the names of classes, labels or numbers, in the order of the model's outputs.
 

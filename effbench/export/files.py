@@ -62,10 +62,28 @@ def publish_file(
         # the file is renamed at the end of the inner block, the record after it
         for path in (record, *sides):
             path.unlink(missing_ok=True)
+    _write_sides(texts)
+    return facts
+
+
+def publish_sides(facts: Mapping[str, Any], sides: Mapping[Path, Callable[[Facts], str | bytes | None]]) -> None:
+    """Write what belongs to a file that is there already; see `publish_file`.
+
+    Args:
+        facts: the file's record.
+        sides: path of a side file -> function of the record that returns its content, or None for no such file.
+    """
+    texts = {path: make(dict(facts)) for path, make in sides.items()}
+    for path, text in texts.items():
+        if text is None:
+            path.unlink(missing_ok=True)
+    _write_sides({path: text for path, text in texts.items() if text is not None})
+
+
+def _write_sides(texts: Mapping[Path, str | bytes]) -> None:
     for path, text in texts.items():
         with replacing(path, elsewhere=ELSEWHERE) as side:
             _write(side, text if isinstance(text, bytes) else _encoded(text))
-    return facts
 
 
 def _encoded(text: str) -> bytes:

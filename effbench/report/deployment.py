@@ -148,8 +148,9 @@ def sentences(record: Mapping[str, Any]) -> list[str]:
         f"{each['estimate']:.3f} [{each['low']:.3f}, {each['high']:.3f}] at batch {size}"
         for size, each in record["control"]["ratio"].items()
     ]
+    twice = f"has the ratio {'; '.join(ratios)}" if ratios else "gave no second measurement"
     found.append(
-        f"A/A: {record['control']['backend']} measured twice has the ratio {'; '.join(ratios)}. "
+        f"A/A: {record['control']['backend']} measured twice {twice}. "
         f"Largest change of a fixed calculation within a round: {100 * (record['drift'] - 1):.0f} %."
     )
     others = [

@@ -73,6 +73,7 @@ class Measured:
         verb: that measured it.
         metrics: metric -> value that the backend's answers have on validation data; {} if not measured.
         samples: number of these.
+        split: that they are of: 'val', or 'train' of data without validation.
     """
 
     backend: str
@@ -83,6 +84,7 @@ class Measured:
     verb: str
     metrics: Mapping[str, float]
     samples: int
+    split: str = "val"
 
 
 @dataclass(frozen=True)
@@ -195,6 +197,7 @@ def _measured(arm: Mapping[str, Any], record: Mapping[str, Any], threads: int, v
         verb=verb,
         metrics={name: value for name, value in metrics.items() if abs(value) < LARGEST},
         samples=int((arm.get("parity") or {}).get("samples") or 0),
+        split="train" if record.get("split") == "train" else "val",
     )
 
 

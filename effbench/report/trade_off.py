@@ -211,7 +211,7 @@ def _judged(run: RunRecord, found: Sequence[Measured]) -> tuple[str, str, Interv
         return metric, "test", _interval(run, metric, float(value), int(count))
     for each in found:
         if metric in each.metrics:
-            return metric, "val", _interval(run, metric, each.metrics[metric], each.samples)
+            return metric, each.split, _interval(run, metric, each.metrics[metric], each.samples)
     return None
 
 

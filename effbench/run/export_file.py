@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from effbench.cache_dir import expanded
 from effbench.errors import ConfigError
-from effbench.export.files import ELSEWHERE, publish_file
+from effbench.export.files import ELSEWHERE, publish_file, publish_sides
 from effbench.run.exported_run import ExportedRun
 from effbench.run.lock import holding
 
@@ -38,6 +38,10 @@ def export_file(run: Run, wanted: Wanted) -> dict[str, Any]:
     }
     kept = {key: value for key, value in record.items() if key not in _OF_FILE}
     with holding(target.parent, ELSEWHERE):
+        if target.resolve() == file.resolve():
+            # the run's only file stays as it is: a kill while it is replaced would leave the run without its record
+            publish_sides(record, sides)
+            return {**record, "path": str(target)}
         facts = publish_file(target, file.read_bytes(), lambda _: kept, sides)
     return {**facts, "path": str(target)}
 

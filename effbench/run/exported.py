@@ -26,7 +26,7 @@ def exported_with_run(opened: Opened, run: str, allow_targets: Sequence[str]) ->
         ConfigError: the folder holds no run, or one of other classes or samples.
     """
     # An export is in RUN/export by default: it is still there after RUN was moved or copied.
-    places = [expanded(run)] if run else [expanded(opened.record["run"]), opened.path.resolve().parents[1]]
+    places = [expanded(run)] if run else [expanded(opened.record["run"]), opened.path.resolve().parent.parent]
     folder = next((place for place in places if run or (place / "summary.json").is_file()), None)
     if folder is None:
         raise ConfigError(

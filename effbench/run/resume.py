@@ -92,6 +92,12 @@ class Resumption:
             raise ConfigError(f"resume={self.config.resume}: {error}") from error
 
         self._check_fixed()
+        if key := data.modality.misread(self._before["data"], self._now["data"]):
+            was, now = (_text(content["data"].get(key)) for content in (self._before, self._now))
+            raise ConfigError(
+                f"resume={self.config.resume}: data.{key} must stay as it was: {was}; got {now}. The weights were "
+                "trained with its numbers. Leave it out, or start a new run."
+            )
         self._same_data = manifest.get("data") in (None, data.sha256)
         if not (self._same_data or self.config.checkpoint.allow_changed_data):
             raise ConfigError(

@@ -183,7 +183,10 @@ def _config(candidate: Candidate, allow_targets: Sequence[str], config_dir: str 
 
     if candidate.folder is None:
         return compose(candidate.words, config_dir)
-    return load_run(candidate.folder, allow_targets).config
+    try:
+        return load_run(candidate.folder, allow_targets).config
+    except EffbenchError:  # a damaged run: its network is that of the arm's setting
+        return compose(candidate.words, config_dir)
 
 
 def _source(candidate: Candidate, allow_targets: Sequence[str], config_dir: str | None) -> Any:

@@ -187,6 +187,14 @@ def test_a_single_disturbed_round_is_told_and_limits_nothing() -> None:
     assert (found.drift, found.margin) == (3.0, 0.0)
 
 
+def test_without_a_control_a_factor_of_two_is_told_apart() -> None:
+    first = processes(0.01, seed=1)
+    found = trust(first, [], first, [1])
+    assert (found.control, found.margin) == ({}, 1.0)
+    assert found.reasons == ("the control, a second measurement of the same backend, failed at batch 1",)
+    assert trust([], [], [], [1]).reasons == ()  # the arm itself gave nothing at this size
+
+
 def test_at_size_selects_and_orders_by_round() -> None:
     every = [*processes(0.01, 8), *processes(0.01, 1)][::-1]
     assert [process["round"] for process in at_size(every, 8)] == list(range(ROUNDS))

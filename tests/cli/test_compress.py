@@ -107,6 +107,12 @@ def test_the_result_is_a_run_for_the_other_verbs(quantized: Path, effbench: Effb
     code, out, _ = effbench("export", str(copy), "output=elsewhere", "--json")
     assert code == 0
     assert Path(json.loads(out)["path"]).read_bytes() == file_of(quantized).read_bytes()
+    # in its own place: a kill while its only file is replaced would leave the run without the record
+    own = [path for path in (copy / "export").iterdir() if path.suffix in (".onnx", ".json")]
+    before = {path: path.stat().st_ino for path in own}
+    assert effbench("export", str(copy))[0] == 0
+    assert {path: path.stat().st_ino for path in own} == before
+    assert list((copy / "export").glob("*.README.md"))
     code, _, err = effbench("export", str(copy), "format=torchscript")
     assert (code, "is quantized for format=onnx" in err) == (2, True)
     code, _, err = effbench("compress", str(copy), "method=quantize")

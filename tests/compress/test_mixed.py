@@ -35,7 +35,7 @@ def judge(content: bytes) -> Judged:
     [(4.0, ""), (3.5, "e"), (0.7, "eb"), (0.6, "eb"), (0.59, "ebd"), (0.1, "ebdf"), (0.0, "ebdfa")],
 )
 def test_the_fewest_layers_that_hold_the_bound_stay_in_float(bound: float, floating: str) -> None:
-    mixed, content = within_bound(Costly(), judge, bound + 1e-9)
+    mixed, content = within_bound(Costly(), judge, bound)
     assert list(mixed.floating) == list(floating)
     assert json.loads(content) == [layer for layer in COSTS if layer not in floating]
     assert mixed.drop == pytest.approx(sum(COSTS[layer] for layer in COSTS if layer not in floating))

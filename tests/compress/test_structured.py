@@ -5,9 +5,12 @@ White-box: the pruning of a model without a run.
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import sys
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,8 +18,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from effbench import build
+from effbench.compress import structured as module
 from effbench.compress.options import CompressOptions, StructuredOptions
-from effbench.compress.structured import _library, _widths, kept_channels, remove_channels, structured
+from effbench.compress.structured import (
+    NothingToRemoveError,
+    _library,
+    _widths,
+    kept_channels,
+    remove_channels,
+    structured,
+)
 from effbench.config.compose import compose
 from effbench.errors import ConfigError, MissingExtraError
 from effbench.models.accounting import macs
@@ -148,6 +159,28 @@ def test_steps_end_at_the_ratio_of_one_step() -> None:
     assert _widths(model) == {
         name: width if name == "head" else kept_channels(width, 2 / 3, 8) for name, width in widths.items()
     }
+
+
+def test_a_step_that_rounding_leaves_empty_loses_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 32 channels, 3 steps to a half keep 24, 24 and 16."""
+    net = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 3)).eval()
+    tuned: list[int] = []
+    tuning = SimpleNamespace(run=lambda _, step, __: tuned.append(step), details={}, summary={})
+    source = SimpleNamespace(
+        folder=None, model=lambda _: net, config=SimpleNamespace(model=SimpleNamespace(label="net"))
+    )
+    for name, value in {
+        "unpruned_model": lambda _: copy.deepcopy(net), "_example": lambda _: torch.randn(2, 8),
+        "FineTuning": lambda *_: tuning, "kept_zeros": lambda _: (), "zeros_of": lambda _: (),
+    }.items():  # fmt: skip
+        monkeypatch.setattr(module, name, value)
+    own = StructuredOptions(ratio=0.5, steps=3, epochs=3)
+    structured(source, CompressOptions("structured", own), None)  # type: ignore[arg-type]
+    assert tuned == [1, 2, 3]
+    assert net[0].out_features == 16
+    with pytest.raises(NothingToRemoveError):  # before anything is trained
+        structured(source, CompressOptions("structured", replace(own, ratio=0.01)), None)  # type: ignore[arg-type]
+    assert tuned == [1, 2, 3]
 
 
 @pytest.mark.spread(3)

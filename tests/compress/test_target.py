@@ -50,6 +50,7 @@ def test_options_of_a_search_are_checked() -> None:
 # --- the search: (part of the latency of its source, points lost) of each compression
 
 COSTS = {"onnxruntime": (0.5, 0.1), "openvino": (0.6, 0.0), 0.25: (0.8, 0.2), 0.5: (0.5, 0.4), 0.75: (0.3, 2.0)}
+REFUSED: dict[str, float] = {}
 
 
 class Source:
@@ -71,7 +72,9 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
         if key == "broken":
             raise EffbenchError("it is broken")
         part, lost = COSTS[key]
-        if getattr(options.own, "max_drop", 10) < lost:
+        if key == REFUSED.get("ratio"):
+            raise ConfigError("rounding keeps every channel")
+        if getattr(options.own, "max_drop", 10) + 1e-9 < lost:
             raise ThresholdError("it loses too much")
         arm = {"backend": "onnxruntime", "bytes": 100, "batches": {"1": {"latency_s": {"p50": {"estimate": 1.0}}}}}
         record = {
@@ -90,7 +93,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
 
     tested = {"split": "test", "samples": 1, "lost": None, "lost_of": None, "before": {}, "after": {}}
     monkeypatch.setattr(trials, "compress_loaded", compress_loaded)
-    monkeypatch.setattr(searching, "load_run", lambda folder, _=(): Source(folder))
+    monkeypatch.setattr(searching, "loaded_result", lambda folder, _: Source(folder))
     monkeypatch.setattr(searching, "paired_test", lambda *_: tested)
     return calls
 
@@ -131,6 +134,17 @@ def test_out_of_reach_gives_the_nearest_that_keeps_the_bound(tmp_path: Path, mad
     assert not found["search"]["met"]
     assert found["search"]["value"] == pytest.approx(0.4)
     assert [row["name"] for row in found["search"]["candidates"]][-1] == "structured-0.5"
+
+
+def test_a_ratio_that_cannot_be_made_does_not_end_the_search(
+    tmp_path: Path, made: list[tuple[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rounding keeps every channel of a narrow model at a small ratio, and not at a larger one."""
+    monkeypatch.setitem(REFUSED, "ratio", 0.25)
+    found = searched(tmp_path, "latency/4", max_drop=0.5)
+    assert found["search"]["met"]
+    assert made[2:] == [("run", 0.25), ("run", 0.5), ("structured-0.5", "onnxruntime")]
+    assert [row["failed"] for row in found["search"]["candidates"] if row["failed"]] == ["rounding keeps every channel"]
 
 
 @pytest.mark.usefixtures("made")

@@ -16,7 +16,9 @@ import pytest
 
 from effbench.compress import trade_off as trading
 from effbench.compress.options import CompressOptions, StructuredOptions
+from effbench.compress.table import print_trade_off
 from effbench.compress.trial import Trial
+from effbench.errors import ConfigError
 
 
 def arm(side: str, backend: str, p50: float, size: int) -> dict[str, Any]:
@@ -51,12 +53,14 @@ def record(ratio: float) -> dict[str, Any]:
 def swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, dict[str, Any]]:
     def tried(_: Any, options: CompressOptions, name: str, within: Path, __: Path) -> Trial:
         assert isinstance(options.own, StructuredOptions)
+        if options.own.ratio < 0.1:
+            raise ConfigError("rounding keeps every channel")
         return Trial(name, within / name, record(options.own.ratio))
 
     monkeypatch.setattr(trading, "tried", tried)
     task = SimpleNamespace(names=("loss", "acc"))
     source = SimpleNamespace(task=task, config=SimpleNamespace(model=SimpleNamespace(label="cnn")))
-    options = [CompressOptions("structured", StructuredOptions(ratio=ratio)) for ratio in (0.25, 0.5)]
+    options = [CompressOptions("structured", StructuredOptions(ratio=ratio)) for ratio in (0.01, 0.25, 0.5)]
     found = trading.trade_off(source, options, tmp_path, tmp_path)  # type: ignore[arg-type]
     return tmp_path, found
 
@@ -73,6 +77,15 @@ def test_a_row_holds_what_a_ratio_costs_and_loses(swept: tuple[Path, dict[str, A
     assert [float(row["test_acc"]) for row in rows] == pytest.approx([0.875, 0.85])
     content = json.loads((folder / "tradeoff.json").read_text())
     assert (content["before"]["bytes"], content["before"]["p50_s"]) == (4000, 0.002)
+
+
+def test_a_ratio_that_cannot_be_made_costs_no_other(
+    swept: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, found = swept
+    assert found["refused"] == {"0.01": "rounding keeps every channel"}
+    print_trade_off({**found, "path": "x"})
+    assert "ratio 0.01: rounding keeps every channel" in capsys.readouterr().out
 
 
 def test_the_figure_starts_at_the_run_itself(swept: tuple[Path, dict[str, Any]]) -> None:

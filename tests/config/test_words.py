@@ -52,6 +52,13 @@ def test_swept_paths_stay_several_values() -> None:
     assert as_meant("data.root=2023,2024.10,a") == "data.root='2023','2024.10',a"
 
 
+@pytest.mark.parametrize("key", ["data.file", "data.val_file", "data.test_file", "data.tokenizer"])
+def test_files_of_texts_and_tables_are_paths_too(key: str, home: Path) -> None:
+    assert as_meant(f"{key}=~/reviews.csv") == f"{key}='~/reviews.csv'"
+    (home / "reviews (1), new.csv").touch()
+    assert as_meant(f"{key}=reviews (1), new.csv") == f"{key}='reviews (1), new.csv'"
+
+
 def test_other_keys_keep_their_numbers() -> None:
     assert as_meant("data.batch_size=2024") == "data.batch_size=2024"
     assert as_meant("+data.root=1") == "+data.root='1'"

@@ -55,6 +55,24 @@ def test_a_difference_in_one_logit_of_the_last_image_is_found() -> None:
         require(parity, 0.01, "format=onnx")
 
 
+@pytest.mark.parametrize("bad", ["alone", "short"])
+def test_a_nan_of_a_lone_or_a_short_sample_only_is_found(bad: str) -> None:
+    """Python's max passes over a NaN that is not the first."""
+
+    def tokens(samples: Tensor) -> Tensor:
+        return torch.stack([samples.float().sum(1), samples.float().amax(1)], 1)
+
+    def off(samples: Tensor) -> Tensor:
+        found = tokens(samples)
+        hit = len(samples) == 1 if bad == "alone" else samples.shape[1] == 2
+        return found * math.nan if hit else found
+
+    samples = torch.randint(1, 9, (10, 6), generator=torch.Generator().manual_seed(0))
+    parity = compare(tokens, off, samples, 4, lengths=(2,))
+    with pytest.raises(ThresholdError, match="does not give the model's answers"):
+        require(parity, 1e-4, "format=onnx")
+
+
 @pytest.mark.parametrize("size", [1, 4, 2])
 def test_a_difference_at_one_batch_size_only_is_found(size: int) -> None:
     parity = compare(logits, lambda images: logits(images) + (len(images) == size), IMAGES, 4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+import shlex
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from effbench.config.recipes import quoted
 from effbench.data.table_files import NUMBER_RULE, finite_number, number_in
 from effbench.errors import ConfigError, DataError, shown
 
@@ -21,6 +23,8 @@ log = logging.getLogger(__name__)
 Row = tuple[int, Mapping[str, str]]  # line in the file, column -> cell
 _MOSTLY = 0.5  # a column is of numbers if more than this part of its cells are
 _SOME = 0.25  # of the cells; with fewer numbers a column of categories is not doubtful
+_SHOWN = 50  # letters of a cell in a message
+_VALUES = ("nan", "inf", "null", "true", "false")  # Hydra reads them as no text
 _FEW = 10  # cells that say nothing about a column
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 
@@ -118,38 +122,58 @@ class Columns:
             try:
                 column = Column(**{**entry, "categories": entry["categories"] and tuple(entry["categories"])})
                 sound = isinstance(column.name, str) and math.isfinite(column.fill)
-            except (TypeError, KeyError) as error:
+                sound &= isinstance(column.tells_missing, bool)
+                sound &= all(isinstance(each, str) for each in column.categories or ())
+            except (TypeError, KeyError, OverflowError) as error:
                 raise ValueError(f"data.columns holds an entry that is no column ({error})") from error
             if not sound:
-                raise ValueError("data.columns holds a column without a name, or a fill that is no number")
+                raise ValueError("data.columns holds a column with a name, a fill or categories of a wrong type")
             found.append(column)
         return cls(found)
 
 
-def missing_texts(given: object) -> frozenset[str]:
-    """Return the cells that `data.missing` names. Raises ConfigError if it is no list of texts or whole numbers."""
-    if isinstance(given, list | tuple) and all(type(each) in (str, int) for each in given):
-        return frozenset(str(each).strip() for each in given)
-    raise ConfigError(
-        "data.missing must be a list of texts, such as \"data.missing=[NA,'?']\" ('NaN' and 'null' need their quotes); "
-        f"got {shown(given)}."
-    )
-
-
-def emptied(rows: Sequence[Row], names: Sequence[str], missing: Collection[str]) -> list[Row]:
-    """Return the rows with '' for each cell that stands for a missing value.
+class Missing:
+    """The cells that stand for a missing value. Numbers are compared as such: -999 is also -999.0.
 
     Args:
-        rows: lines and cells.
-        names: columns that become features; others, such as the label's, stay as they are.
-        missing: the cells.
+        given: the option `data.missing`.
+
+    Raises:
+        ConfigError: it is no list of texts and finite numbers.
     """
-    if not missing:
-        return list(rows)
-    return [
-        (line, {name: "" if name in names and cell.strip() in missing else cell for name, cell in row.items()})
-        for line, row in rows
-    ]
+
+    def __init__(self, given: object):
+        if not (isinstance(given, list | tuple) and all(_is_cell(each) for each in given)):
+            raise ConfigError(
+                "data.missing must be a list of texts and numbers, such as \"data.missing=[NA,'?',-999]\" ('NaN' and "
+                f"'null' need their quotes); got {shown(given)}."
+            )
+        self.named = [str(each).strip() for each in given]
+        self._texts = frozenset(self.named)
+        # NaN is equal to no number: the text 'NaN' counts
+        self._numbers = frozenset(value for each in self.named if (value := number_in(each)) is not None)
+
+    def emptied(self, rows: Sequence[Row], names: Collection[str]) -> list[Row]:
+        """Return the rows with '' for each such cell.
+
+        Args:
+            rows: lines and cells.
+            names: columns that become features; others, such as the label's, stay as they are.
+        """
+        if not self.named:
+            return list(rows)
+        features = frozenset(names)
+        return [
+            (line, {name: "" if name in features and self._holds(cell.strip()) else cell for name, cell in row.items()})
+            for line, row in rows
+        ]
+
+    def _holds(self, cell: str) -> bool:
+        return cell in self._texts or (bool(self._numbers) and number_in(cell) in self._numbers)
+
+
+def _is_cell(value: object) -> bool:
+    return type(value) in (str, int) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _fitted(file: str, rows: Sequence[Row], name: str, categorical: bool) -> Column:
@@ -186,7 +210,8 @@ def _tell_doubtful(file: str, name: str, filled: Sequence[str], numeric: int) ->
     elif numeric >= _SOME * len(filled):
         log.warning(
             f"{where}: {numeric} of {len(filled)} cells in train are numbers, others are texts such as "
-            f"{example[:50]!r}. If these are missing numbers, write {listing('data.missing', example)}"
+            f"{example[:_SHOWN]!r}. If these are missing numbers, leave the cells empty"
+            f"{', or write ' + listing('data.missing', example) if len(example) <= _SHOWN else ''}"
         )
     elif distinct > _MOSTLY * len(filled):
         log.warning(
@@ -214,19 +239,20 @@ def _tell_row_numbers(file: str, name: str, lines: Sequence[int], numbers: Seque
 
 def listing(key: str, name: str) -> str:
     """Return the override that lists one text. Others than a plain word are quoted, for the shell and for Hydra."""
-    plain = re.fullmatch(r"[A-Za-z_][\w.-]*", name) and name.lower() not in ("nan", "inf", "null", "true", "false")
-    if plain:
+    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]*", name) and name.lower() not in _VALUES:
         return f"{key}=[{name}]"
-    escaped = name.replace("'", "\\'")
-    return f"\"{key}=['{escaped}']\""
+    word = f"{key}=[{quoted(name)}]"
+    # within double quotes a shell reads these four
+    return shlex.quote(word) if re.search(r'["$`\\]', word) else f'"{word}"'
 
 
 def _number(file: str, line: int, name: str, cell: str) -> float:
     value = finite_number(cell)
     if value is None:
+        named = f", or train with {listing('data.missing', cell)}" if len(cell) <= _SHOWN else ""
         raise DataError(
-            f"{file} line {line}: {cell[:50]!r} in the column {name!r} is no finite number of float32. {NUMBER_RULE} "
-            f"Leave the cell empty if it is missing, or train with {listing('data.missing', cell[:50])}; if the column "
-            f"holds categories, {listing('data.categorical', name)}."
+            f"{file} line {line}: {cell[:_SHOWN]!r} in the column {name!r} is no finite number of float32. "
+            f"{NUMBER_RULE} Leave the cell empty if it is missing{named}; if the column holds categories, "
+            f"{listing('data.categorical', name)}."
         )
     return value

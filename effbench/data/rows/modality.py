@@ -102,13 +102,20 @@ class Rows(Modality):
 
     def given(self, inputs: Any) -> Iterator[Tensor]:
         """Accept a CSV file, a folder or list of such, or numbers (F,) or (N, F)."""
-        paths = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
-        if isinstance(paths, list | tuple) and paths and all(isinstance(path, str | os.PathLike) for path in paths):
-            for path in csv_files(list(map(os.fspath, paths))):
+        if (paths := self.paths_in(inputs)) is not None:
+            for path in csv_files(paths):
                 yield read_rows(path, self.shape[0], self.names)
             return
         rows = tensor_of(inputs)
         yield self.required(rows[None] if rows.dim() == 1 else rows)
+
+    @staticmethod
+    def paths_in(inputs: Any) -> list[str] | None:
+        """Return the paths that `predict` was given, one or a list; None for numbers."""
+        paths = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
+        if isinstance(paths, list | tuple) and paths and all(isinstance(path, str | os.PathLike) for path in paths):
+            return list(map(os.fspath, paths))
+        return None
 
     def required(self, samples: Tensor) -> Tensor:
         if samples.dim() != 2 or samples.shape[1] != self.shape[0] or samples.is_complex():

@@ -13,7 +13,7 @@ from effbench.config.options import BOOL
 from effbench.data.modality import Settings
 from effbench.data.option_checks import check_division, check_name_lists, check_names, given_file
 from effbench.data.preview import previewed
-from effbench.data.rows.columns import Columns, Row, emptied, listing, missing_texts
+from effbench.data.rows.columns import Columns, Missing, Row, listing
 from effbench.data.rows.modality import ROWS, Rows
 from effbench.data.splits import Split, Splits, digest, stratified
 from effbench.data.table_files import ENCODING, column_names, files_of, finite_number, read_columns
@@ -55,7 +55,7 @@ class Tables(Rows):
     def _of(self, facts: Mapping[str, Any], settings: Settings) -> Self:
         self.columns = Columns.restored(facts.get("columns"))
         self._encoding = str(settings.data.get("encoding") or ENCODING)
-        self._missing = missing_texts(settings.data.get("missing") or ())
+        self._missing = Missing(settings.data.get("missing") or ())
         return self
 
     @classmethod
@@ -74,18 +74,30 @@ class Tables(Rows):
         """Yield {'file': path, 'row': number from 1} for each row. A file with a bad cell is omitted entirely."""
         for path in files_of(paths):
             try:
-                names = [column.name for column in self.columns.columns]
-                rows = emptied(read_columns(path, names, self._encoding), names, self._missing)
-                features, odd = self.columns.encode(for_terminal(str(path)), rows)
+                features = self._features(path)
             except DataError as error:
                 problems.append(str(error))
                 continue
-            if not len(features):
-                problems.append(f"{for_terminal(str(path))} holds no rows.")
-                continue
-            _tell_odd(for_terminal(str(path)), odd)
             for first, chunk in zip(range(0, len(features), ROWS), features.split(ROWS), strict=True):
                 yield [{"file": str(path), "row": first + place + 1} for place in range(len(chunk))], chunk
+
+    def given(self, inputs: Any) -> Iterator[Tensor]:
+        """Accept a table with the run's columns, a folder or list of such, or features (F,) or (N, F)."""
+        if (paths := self.paths_in(inputs)) is None:
+            yield from super().given(inputs)
+            return
+        for path in files_of(paths):
+            yield self._features(path)
+
+    def _features(self, path: Path) -> Tensor:
+        """Return the features of a file's rows, float32 (N, F). Raises DataError if a cell is bad, or it has no row."""
+        name, names = for_terminal(str(path)), [column.name for column in self.columns.columns]
+        rows = self._missing.emptied(read_columns(path, names, self._encoding), names)
+        if not rows:
+            raise DataError(f"{name} holds no rows.")
+        features, odd = self.columns.encode(name, rows)
+        _tell_odd(name, odd)
+        return features
 
 
 def _preview(options: Mapping[str, Any], settings: Settings) -> Tables:
@@ -110,7 +122,7 @@ def table_csv(
     targets: str = "class",
     label_separator: str = SEPARATOR,
     equal_rows_together: bool = True,
-    missing: Sequence[str | int] = (),
+    missing: Sequence[str | float] = (),
 ) -> Splits:
     """Read a table; each row is a sample.
 
@@ -137,12 +149,15 @@ def table_csv(
     columns = TargetColumns(targets, label_column, label_separator)
     check_name_lists(categorical=categorical, ignore=ignore)
     BOOL.check(equal_rows_together, "data.equal_rows_together")
-    absent = missing_texts(missing)
+    absent = Missing(missing)
     path = given_file("file", file)
     if path is None:
         raise ConfigError("data=table_csv needs data.file=FILE, a .csv, .tsv, .jsonl or .parquet file.")
     names = _features(path, encoding, columns.columns, categorical, ignore)
-    rows = emptied(read_columns(path, [*names, *columns.columns], encoding), names, absent)
+    whole = read_columns(path, [*names, *columns.columns], encoding)
+    rows = absent.emptied(whole, names)
+    if absent.named and rows == whole:
+        log.warning(f"{path.name}: no cell of a feature is one of data.missing={absent.named}")
     labels, classes = _labels(path, rows, columns)
     groups = _groups(path, rows, names) if equal_rows_together else torch.arange(len(rows))
     fractions = {"test": test_fraction, "val": val_fraction}

@@ -13,7 +13,7 @@ from effbench.config.options import COUNT
 from effbench.data.modality import AugmentParams, Modality, Settings
 from effbench.data.split_checks import as_tensor
 from effbench.data.text.encoding import VOCAB_SIZE, encoded, tell_unknown_of_run, text_problem
-from effbench.data.text.tokenizers import Bytes, Given, Tokenizer, restored_tokenizer
+from effbench.data.text.tokenizers import TOKENIZERS, Bytes, Given, Tokenizer, restored_tokenizer
 from effbench.errors import ConfigError, DataError
 from effbench.escaping import for_terminal
 from effbench.special_tokens import PADDING
@@ -117,6 +117,15 @@ class Texts(Modality):
                 "other numbers. Leave these options as in training; run.predict, and other files of data=text_csv "
                 "(data.test_file=FILE) and data=text_file (data.file=FILE), use the run's tokenizer."
             )
+
+    @classmethod
+    def misread(cls, before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+        """Tokens of another tokenizer, or of another size of vocabulary, have other numbers."""
+        was, new = before.get("tokenizer"), now.get("tokenizer")
+        # a path may have moved
+        if was != new and (was in TOKENIZERS or new in TOKENIZERS):
+            return "tokenizer"
+        return "vocab_size" if before.get("vocab_size") != now.get("vocab_size") else None
 
     def check_pretrained(self, folder: Path) -> None:
         """Require the tokenizer of the folder: its weights are for the numbers of this one."""

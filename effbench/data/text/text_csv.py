@@ -146,6 +146,7 @@ def other_samples(
     Raises:
         DataError: a label is none of the run's.
     """
+    columns.check_same(name, recorded["classes"])
     labels = columns.encode(name, [target for _, target in samples], [str(each) for each in recorded["classes"]])
     tokenizer, length = restored_tokenizer(recorded.get("tokenizer")), recorded["shape"][0]
     tokens, cut = encoded(tokenizer, [text for text, _ in samples], length)

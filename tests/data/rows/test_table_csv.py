@@ -6,7 +6,7 @@ import csv
 import itertools
 import json
 import re
-import shlex
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -101,8 +101,14 @@ def test_named_cells_count_as_empty_ones(tmp_path):
     kind = Tables.restored(record, Settings(data={"missing": ["NA", -9]}))
     [(_, got)] = kind.read_files([path], {}, [])
     assert torch.equal(got, data.train.inputs)
+    assert table_csv(path, missing=["NA", -9.0], **options).sha256 == data.sha256  # a number is compared as such
     with pytest.raises(DataError, match=r"'NA' in the column 'age' is no .*train with data.missing=\[NA\]"):
         table_csv(path, **options)
+
+
+def test_a_name_that_no_cell_has_is_told(tmp_path, caplog):
+    table_csv(write(tmp_path / "a.csv"), ignore=["id"], missing=["N/A"])
+    assert "a.csv: no cell of a feature is one of data.missing=['N/A']" in caplog.text
 
 
 def test_a_cell_of_the_label_is_never_taken_for_missing(tmp_path):
@@ -110,20 +116,40 @@ def test_a_cell_of_the_label_is_never_taken_for_missing(tmp_path):
     assert table_csv(path, missing=["NA"]).classes == ("NA", "b")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("key", "name", "expected"),
     [
         ("data.ignore", "id", "data.ignore=[id]"),
         ("data.ignore", "2020", "\"data.ignore=['2020']\""),
         ("data.missing", "NaN", "\"data.missing=['NaN']\""),
-        ("data.ignore", "it's", "\"data.ignore=['it\\'s']\""),
+        ("data.ignore", "it's", None),
+        ("data.ignore", "größe", "\"data.ignore=['größe']\""),
+        ("data.ignore", "cost $US", None),
+        ("data.ignore", '5" pipe', None),
+        ("data.missing", "`x`", None),
+        ("data.missing", "a\\", None),
     ],
 )
 def test_suggested_overrides_mean_what_they_say(key, name, expected):
-    assert listing(key, name) == expected
-    [word] = shlex.split(expected)
+    found = listing(key, name)
+    assert expected in (None, found)
+    word = subprocess.run(["bash", "-c", f"printf %s {found}"], capture_output=True, text=True, check=True).stdout
     [override] = OverridesParser.create().parse_overrides([word])
     assert override.value() == [name]
+
+
+def test_a_file_given_to_predict_is_read_as_in_training(tmp_path):
+    """Of run.predict("file"); categories and missing cells included, which features alone could not tell."""
+    path = write(tmp_path / "a.csv")
+    data = table_csv(path, ignore=["id"], val_fraction=0, test_fraction=0)
+    kind = Tables.restored({**data.facts, "shape": list(data.shape), "mean": [0.0] * 6, "std": [1.0] * 6}, Settings())
+    [got] = kind.given(path)
+    assert torch.equal(got, data.train.inputs)
+    [got] = kind.given([tmp_path / "a.csv"])
+    assert torch.equal(got, data.train.inputs)
+    [got] = kind.given(data.train.inputs[:3].numpy())
+    assert torch.equal(got, data.train.inputs[:3])
 
 
 def test_another_tables_columns_are_refused(tmp_path):
@@ -280,6 +306,7 @@ def test_tables_that_cannot_be_learnt_are_named(tmp_path, content, header, messa
         ({"equal_rows_together": "yes"}, "data.equal_rows_together must be true or false; got 'yes'"),
         ({"missing": "NA"}, r"data.missing must be a list of texts.*got 'NA'"),
         ({"missing": [float("nan")]}, "'NaN' and 'null' need their quotes.*; got .nan"),
+        ({"missing": [True]}, "data.missing must be a list of texts and numbers"),
         ({"categorical": ["color"]}, "data.categorical: the column 'color' .* Did you mean 'colour'"),
         ({"targets": "value"}, "data.targets 'value'"),
         ({"test_fraction": 1.0}, "data.test_fraction"),
@@ -308,6 +335,9 @@ def test_preview_knows_the_width_that_only_the_file_tells(tmp_path):
         [{"name": "x"}],
         [{"name": 3, "categories": None}],
         [{"name": "x", "categories": None, "fill": "a"}],
+        [{"name": "x", "categories": None, "tells_missing": 10**9}],
+        [{"name": "x", "categories": [3]}],
+        [{"name": "x", "categories": None, "fill": 10**400}],
     ],
 )
 def test_a_damaged_record_is_refused(record):

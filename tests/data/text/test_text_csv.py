@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from effbench.data.table_files import column_names, natural_order, read_columns
+from effbench.data.target_columns import TargetColumns
 from effbench.data.text.files import read_texts, text_files
 from effbench.data.text.modality import Texts
 from effbench.data.text.text_csv import other_texts, text_csv
@@ -149,6 +150,18 @@ def test_bad_options_are_named(tmp_path, options, message):
     path = str(write(tmp_path / "a.csv"))
     with pytest.raises((ConfigError, DataError), match=message):
         text_csv(**{"file": path, **options})
+
+
+@pytest.mark.parametrize(
+    ("columns", "fits"), [(["a", "b"], True), (["x", "y"], True), (["b", "a"], False), (["a"], False), (["x"], False)]
+)
+def test_numbers_of_another_file_are_taken_in_the_run_s_order(columns: list[str], fits: bool) -> None:
+    found = TargetColumns("values", columns)
+    if fits:
+        found.check_same("data.file", ["a", "b"])
+    else:
+        with pytest.raises(ConfigError, match="data.label_column of data.file must name 2 columns .* a, b; got"):
+            found.check_same("data.file", ["a", "b"])
 
 
 def test_labels_have_one_order_in_every_process():

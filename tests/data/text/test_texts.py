@@ -18,6 +18,22 @@ from effbench.data.text.tokenizers import Bytes, Words
 from effbench.errors import ConfigError, DataError
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "option"),
+    [
+        ({"tokenizer": "bytes"}, {"tokenizer": "bytes"}, None),
+        ({"tokenizer": "bytes"}, {"tokenizer": "words"}, "tokenizer"),
+        ({"tokenizer": "bytes"}, {"tokenizer": "here"}, "tokenizer"),
+        ({"tokenizer": "there"}, {"tokenizer": "here"}, None),  # a folder may have moved
+        ({"tokenizer": "words", "vocab_size": 99}, {"tokenizer": "words", "vocab_size": 100}, "vocab_size"),
+        ({}, {}, None),
+    ],
+)
+def test_a_resumed_run_keeps_what_numbers_its_tokens(before: dict, now: dict, option: str | None) -> None:
+    """A model that hashes tokens takes any: its weights would load, and answer for other tokens."""
+    assert Texts.misread(before, now) == option
+
+
 def texts(count: int = 400, seed: int = 0) -> list[str]:
     """Texts of 1 to 60 letters, most of them short; each is its number in another alphabet, then filling."""
     generator = torch.Generator().manual_seed(seed)
