@@ -60,10 +60,14 @@ def bench_several(sources: Mapping[str, Source], options: BenchOptions, folder: 
     processes = [process for arm in (*every, *controls) for process in arm.processes]
     found = [trust(first.processes, each.processes, processes, options.sizes) for each in controls]
     trusted = max(found, key=lambda each: each.margin)
+    models = {
+        name: {"facts": dict(sources[name].facts), "unit": sources[name].unit, "arms": own}
+        for name, own in rows.items()
+    }
     return {
         "threads": options.threads, "rounds": options.rounds, "seconds": options.seconds,
         "batch_sizes": list(options.sizes), "samples": options.samples, "max_drop": options.max_drop,
-        "models": {name: {"facts": dict(sources[name].facts), "arms": arms} for name, arms in rows.items()},
+        "models": models,
         "control": {"backend": first.backend, **{str(size): asdict(each) for size, each in trusted.control.items()}},
         "drift": trusted.drift, "margin": trusted.margin, "doubts": list(trusted.reasons),
         "environment": surroundings(options),

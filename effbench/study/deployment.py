@@ -161,7 +161,8 @@ def deployed(
         # a run that cannot be read any more was measured untrained
         run = best.folder.name if best.folder is not None and model["facts"]["kind"] == "run" else None
         common = {name: value for name, value in record.items() if name != "models"}
-        found |= {one.arm: {**common, "measured": best.arm, "run": run, "arms": model["arms"]} for one in same}
+        own = {"measured": best.arm, "run": run, "unit": model["unit"], "arms": model["arms"]}
+        found |= {one.arm: {**common, **own} for one in same}
     return found
 
 
@@ -220,5 +221,7 @@ def cost_fields(record: Mapping[str, Any]) -> dict[str, Any]:
         "deployed": tuple(found),
         "deployed_run": record["run"] or "",
         "deployed_arm": record["measured"],
+        # older records have no unit: that of training may count parts of a sample, such as tokens of a window
+        "deployed_unit": record.get("unit") or "sample",
         "deployed_on": str(Machine.of(record["environment"], record["threads"])),
     }

@@ -24,7 +24,7 @@ def training_and_deployment(table: StudyTable, result: StudyResult) -> list[Grid
         own, test = costs.get(quality.arm), quality.test.estimate if quality.test else None
         cells = _cells(own, table) if own else [""] * 8
         rows.append([quality.arm, value_text(test, table), *cells])
-    unit = next(iter(costs.values())).unit
+    unit = next(cost.deployed_unit for cost in costs.values() if cost.deployed)
     heads = [
         "arm", f"test\n{table.display.axis}", "ms a\nstep", "an\nepoch", "peak\nmemory", f"ms {article(unit)}\n{unit}",
         "95 %", "in\neager", "backend", "file",
@@ -61,8 +61,8 @@ def _lead(table: StudyTable) -> str:
     costs = [cost for cost in table.costs if cost.deployed]
     parts = [
         "Training: time of a step and of an epoch (without validation), and peak memory. Deployment: median time of "
-        f"one {costs[0].unit} with its interval, and the file, with the fastest backend that keeps the accuracy; the "
-        "time in eager mode beside it.",
+        f"one {costs[0].deployed_unit} with its interval, and the file, with the fastest backend that keeps the "
+        "accuracy; the time in eager mode beside it.",
         f"Measured on {listed(list(dict.fromkeys(cost.deployed_on for cost in costs)))}.",
     ]
     # an optimizer changes weights and no network

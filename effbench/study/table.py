@@ -226,6 +226,7 @@ class Cost:
         deployed: the arm's best run by backend, the fastest that keeps the accuracy first; () if not measured.
         deployed_run: folder name of that run; '' for untrained weights.
         deployed_arm: the arm whose run was measured: arms with one and the same network share a measurement.
+        deployed_unit: the word for what a latency is of: one input of the model, such as a window of tokens.
         deployed_on: processor, threads and versions.
         deployment_failure: why deployment was to be measured and was not; ''.
     """
@@ -246,6 +247,7 @@ class Cost:
     deployed: tuple[Deployed, ...] = ()
     deployed_run: str = ""
     deployed_arm: str = ""
+    deployed_unit: str = "sample"
     deployed_on: str = ""
     deployment_failure: str = ""
 

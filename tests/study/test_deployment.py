@@ -88,7 +88,7 @@ def measured_cost(arm: str, step: float, p50: float, size: int, **changes: Any) 
     own = Deployed("onnxruntime", Interval(p50, p50 / 1.1, p50 * 1.1, 3), size)
     slow = Deployed("eager", Interval(9 * p50, 8 * p50, 10 * p50, 3), 2 * size)
     fields = {"latency_p50_seconds": p50, "deployed": (own, slow), "deployed_run": "confirm-000",
-              "deployed_arm": arm, "deployed_on": "Z80", **changes}  # fmt: skip
+              "deployed_arm": arm, "deployed_on": "Z80", "deployed_unit": "window", **changes}  # fmt: skip
     return cost(arm, step, **fields)
 
 
@@ -101,6 +101,9 @@ def test_training_cost_stands_beside_deployment_cost(capsys: pytest.CaptureFixtu
     result = analyse(table)
     [grid] = training_and_deployment(table, result)
     assert grid.heading == HEADING
+    # of one input of the model, whatever training counts: a window has many tokens
+    assert "ms a\nwindow" in grid.heads
+    assert "median time of one window" in grid.lead
     # 100 steps in 4 epochs: 25 steps an epoch
     assert [list(cells) for cells in grid.rows] == [
         ["large/sgd", "91.00 %", "40.00", "1.0 s", "1 GB", "4.00", "3.64 to 4.40", "36.0", "onnxruntime", "4 MB"],
