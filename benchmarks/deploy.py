@@ -31,6 +31,7 @@ from effbench.processors import has_int8_products
 from effbench.records import FINISHED
 from effbench.report.compression import compressed_file
 from effbench.report.deployment import SINGLE_STREAM
+from effbench.report.environment import environment
 from effbench.stats import Interval, positive_interval
 
 WORK = ROOT / "outputs" / "benchmarks" / "deploy"  # a second call goes on from what is there
@@ -68,7 +69,9 @@ def is_finished(run: Path) -> bool:
 
 def compressed(run: Path, words: Sequence[str]) -> Path | None:
     """The folder of `effbench compress RUN words`, made now unless it is there; None if no result holds the bound."""
-    folder = WORK / "results" / f"{run.name}-{_digest(words)}"
+    # latencies are in it: another machine or version makes its own
+    here = [str(environment().get(name)) for name in ("cpu", "torch")]
+    folder = WORK / "results" / f"{run.name}-{_digest([*words, *here])}"
     refused = folder.with_suffix(".refused")
     if not folder.is_dir() and not refused.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -10,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from benchmarks.deploy import is_finished
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -41,7 +44,7 @@ class KeptRuns:
     line: tuple[str, ...]
 
     def train_all(self, wanted: Iterable[Wanted]) -> None:
-        """Make what is not there yet, two processes of one thread at a time; the first that fails ends it."""
+        """Make what is not there yet, two processes of one thread at a time. The first failure is raised at the end."""
         with ThreadPoolExecutor(2) as pool:
             for run in [pool.submit(self._train, each) for each in wanted]:
                 run.result()
@@ -54,8 +57,10 @@ class KeptRuns:
 
     def _train(self, wanted: Wanted) -> None:
         run = self.root / "runs" / wanted.data / f"{wanted.setting}-{wanted.seed}"
-        if (run / "summary.json").is_file() or (wanted.data, wanted.setting, wanted.seed) in self._kept():
+        kept = self._kept().get((wanted.data, wanted.setting, wanted.seed))
+        if is_finished(run) or (kept and set(self._command(wanted.words).split()) <= set(kept["command"].split())):
             return
+        shutil.rmtree(run, ignore_errors=True)  # of a run that was killed: the same seed trains the same weights again
         words = (*self.line, *wanted.words, "device.threads=1", f"seed={wanted.seed}", f"hydra.run.dir={run}")
         subprocess.run([sys.executable, "-m", "effbench", "train", *words], check=True, stdout=subprocess.DEVNULL)
 
@@ -68,9 +73,9 @@ class KeptRuns:
         """Return every finished run below ROOT/runs as a row, beside those of the JSON."""
         rows = []
         for path in sorted((self.root / "runs").glob("*/*/summary.json")):
-            summary = json.loads(path.read_text(encoding="utf-8"))
-            if summary["status"] not in ("completed", "stopped_early"):
+            if not is_finished(path.parent):
                 continue
+            summary = json.loads(path.read_text(encoding="utf-8"))
             setting, _, seed = path.parent.name.rpartition("-")
             rows.append(
                 {
@@ -83,7 +88,7 @@ class KeptRuns:
                     "steps": summary["steps"],
                     "epochs": summary["epochs"],
                     "training_s": round(summary["timing"]["training_s"], 1),
-                    "command": self._command(summary["argv"]),
+                    "command": self._command(summary["argv"][1:]),
                 }
             )
         if not rows:
@@ -92,6 +97,6 @@ class KeptRuns:
         every = self._kept() | {(row[self.key], row["setting"], row["seed"]): row for row in rows}
         return {"machine": machine, "threads": 1, "rows": [every[key] for key in sorted(every)]}
 
-    def _command(self, argv: Sequence[str]) -> str:
-        words = [word.replace(str(self.root), "FOLDER") for word in argv[1:] if not word.startswith("hydra.run.dir=")]
-        return " ".join(["effbench", *words])
+    def _command(self, words: Sequence[str]) -> str:
+        named = [word.replace(str(self.root), "FOLDER") for word in words if not word.startswith("hydra.run.dir=")]
+        return " ".join(["effbench", *named])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from effbench.data.splits import Split
+from effbench.errors import ConfigError, shown
 
 # (options of the run's data section, options of eval, `data` of the run's summary, name of a split or '')
 # -> (name, split), or None if the options name the run's own data
@@ -29,6 +30,25 @@ def reads_other_source(dataset: Callable[..., Any]) -> Callable[[Function], Func
         return reader
 
     return declare
+
+
+def keep_options(before: Mapping[str, Any], now: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Refuse another value of options that the trained model fixes, and that the reader would ignore.
+
+    Args:
+        before: options of the run.
+        now: options of eval.
+        names: of the fixed ones.
+
+    Raises:
+        ConfigError: names the option with both values.
+    """
+    for name in names:
+        if name in now and now[name] != before.get(name, now[name]):
+            raise ConfigError(
+                f"data.{name} must stay as in training, {shown(before[name])}; got {shown(now[name])}. Other data are "
+                "read as the run's were. Leave it out."
+            )
 
 
 def other_source_reader(dataset: Callable[..., Any]) -> Reader | None:

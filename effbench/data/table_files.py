@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from typing import Any
 
 from effbench.errors import DataError, MissingExtraError, unknown_name
 from effbench.escaping import for_terminal
+
+log = logging.getLogger(__name__)
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 NUMBER_RULE = "Write numbers as 1234.5: with a decimal point, without commas and units."
@@ -104,18 +107,12 @@ def column_names(path: Path, encoding: str = ENCODING) -> list[str]:
         return _parquet_names(path)
     text = decoded(path, encoding)
     if suffix == ".jsonl":
-        first = next((line for line in text.split("\n") if line.strip()), "{}")
-        try:
-            row = json.loads(first)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{name} line 1 is no JSON ({error}).") from error
-        if not isinstance(row, dict):
-            raise DataError(f"{name} line 1 must be a JSON object, {{...}}; got {first.strip()[:40]!r}.")
-        return list(row)
+        # of all lines: a key that one of them lacks is a column too
+        return list(dict.fromkeys(key for _, row in _objects(name, text) for key in row))
     stream, separator = io.StringIO(text, newline=""), _separator(suffix, text)
     with _long_cells():
         try:
-            header = next(csv.reader(stream, delimiter=separator, strict=True), [])
+            header = next(filter(None, csv.reader(stream, delimiter=separator, strict=True)), [])
         except csv.Error as error:
             raise DataError(f"{name} line 1 is no CSV ({error}).") from error
     return [cell.strip() for cell in header]
@@ -128,7 +125,7 @@ def _separated(path: Path, columns: Sequence[str], encoding: str) -> Iterator[tu
         separator = _separator(path.suffix.lower(), text)
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
         try:
-            header = [cell.strip() for cell in next(reader, [])]
+            header = [cell.strip() for cell in next(filter(None, reader), [])]
             if not header:
                 raise DataError(f"{name} is empty: its first line must name the columns.")
             places = _places(name, header, columns)
@@ -140,6 +137,11 @@ def _separated(path: Path, columns: Sequence[str], encoding: str) -> Iterator[tu
                         f"{name} line {reader.line_num} has {len(cells)} columns; the first line names {len(header)}. "
                         'A text with the separator or a line break must be in quotes: "…".'
                     )
+                if any("\n" in cell and separator in cell for cell in cells):
+                    log.warning(
+                        f"{name} line {reader.line_num} ends a quoted text with {separator!r} and a line break in it: "
+                        "if these are several rows, a quote is missing"
+                    )
                 yield reader.line_num, {column: cells[place] for column, place in places.items()}
         except csv.Error as error:
             raise DataError(f"{name} line {reader.line_num} is no CSV ({error}).") from error
@@ -147,16 +149,26 @@ def _separated(path: Path, columns: Sequence[str], encoding: str) -> Iterator[tu
 
 def _separator(suffix: str, text: str) -> str:
     """Return the sign between the columns of a .csv or .tsv file."""
-    usual, header = SEPARATORS[suffix], text.partition("\n")[0]
+    usual, header = SEPARATORS[suffix], text.lstrip("\r\n").partition("\n")[0]
     # A file of one column is of no use here: without a comma in its first line, the columns are divided otherwise.
     other = max(_OTHERS, key=header.count)
     return other if usual not in header and other in header else usual
 
 
 def _jsonl(path: Path, columns: Sequence[str], encoding: str) -> Iterator[tuple[int, dict[str, str]]]:
-    name = for_terminal(str(path))
+    name, keys = for_terminal(str(path)), set[str]()
+    for number, row in _objects(name, decoded(path, encoding)):
+        keys |= row.keys()
+        # a key that a line lacks is a missing value, as null is
+        yield number, {column: _text(row.get(column), f"{name} line {number}", column) for column in columns}
+    if keys:
+        _places(name, sorted(keys), columns)
+
+
+def _objects(name: str, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line from 1, object) of a JSONL text. Raises DataError."""
     # not splitlines(): a JSON text may hold U+2028, which it takes for a line end
-    for number, line in enumerate(decoded(path, encoding).split("\n"), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -165,8 +177,7 @@ def _jsonl(path: Path, columns: Sequence[str], encoding: str) -> Iterator[tuple[
             raise DataError(f"{name} line {number} is no JSON ({error}).") from error
         if not isinstance(row, dict):
             raise DataError(f"{name} line {number} must be a JSON object, {{...}}; got {line.strip()[:40]!r}.")
-        _places(f"{name} line {number}", list(row), columns)
-        yield number, {column: _text(row[column], f"{name} line {number}", column) for column in columns}
+        yield number, row
 
 
 def _parquet(path: Path, columns: Sequence[str], encoding: str) -> Iterator[tuple[int, dict[str, str]]]:

@@ -11,7 +11,7 @@ import torch
 
 from effbench.data.modality import Settings
 from effbench.data.option_checks import check_division, check_names, given_file
-from effbench.data.other_source import reads_other_source
+from effbench.data.other_source import keep_options, reads_other_source
 from effbench.data.preview import previewed
 from effbench.data.splits import Split, Splits, stratified
 from effbench.data.table_files import ENCODING, read_columns
@@ -124,6 +124,7 @@ def other_texts(
         return None
     path = given_file(chosen, now[chosen])
     assert path is not None
+    keep_options(before, now, ("tokenizer", "max_length", "vocab_size"))
     columns = TargetColumns(
         now.get("targets", "class"), now.get("label_column", LABEL_COLUMN), now.get("label_separator", SEPARATOR)
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 from effbench.data.modality import Settings
 from effbench.data.option_checks import check_division, check_names, given_file
-from effbench.data.other_source import reads_other_source
+from effbench.data.other_source import keep_options, reads_other_source
 from effbench.data.preview import previewed
 from effbench.data.splits import Split, Splits
 from effbench.data.table_files import ENCODING, decoded
@@ -88,6 +88,7 @@ def other_text(
     path = given_file("file", now.get("file"))
     if path is None or now.get("file") == before.get("file"):
         return None
+    keep_options(before, now, ("tokenizer", "context", "vocab_size"))
     tokenizer = restored_tokenizer(recorded.get("tokenizer"))
     tokens = stream(tokenizer, _read(path, now.get("encoding", ENCODING)))
     log.info(f"note: data.file is not the run's file: all {len(tokens):,} tokens of it are evaluated")

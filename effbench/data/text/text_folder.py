@@ -17,7 +17,7 @@ from effbench.data.folder_files import FileKind, existing_folder, printable, wal
 from effbench.data.folder_layout import ALL, SPLITS, findings, scan
 from effbench.data.folder_rows import Rows, check_every_class, class_names, labelled, measured_split
 from effbench.data.option_checks import check_division, check_name_lists, check_names
-from effbench.data.other_source import reads_other_source
+from effbench.data.other_source import keep_options, reads_other_source
 from effbench.data.preview import previewed
 from effbench.data.splits import Split, Splits
 from effbench.data.table_files import ENCODING, TABLES, decoded
@@ -141,6 +141,7 @@ def other_folder(
         raise ConfigError(unknown_name("split", which, SPLITS))
     if _holds_the_runs(options, recorded):
         return None
+    keep_options(before, now, ("tokenizer", "max_length", "vocab_size"))
     folder = existing_folder(root, *NEEDS)
     found = scan(folder, file_kind(options["suffixes"]), need_train=False)  # new test texts alone will do
     name = measured_split(folder, found, which or None)

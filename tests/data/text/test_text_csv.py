@@ -113,7 +113,7 @@ def test_bad_csv_is_named_by_line(tmp_path, content, message):
     [
         ("{", "line 2 is no JSON"),
         ("[1]", "line 2 must be a JSON object"),
-        ('{"text": "x"}', "line 2 has no column"),
+        ('{"text": "x"}', "line 2: the label is empty"),
         ('{"text": ["x"], "label": 1}', "line 2: column 'text' holds a list"),
         ('{"text": "x", "label": {"v": 1}}', "line 2: column 'label' holds an object"),
         ('{"text": "x", "label": NaN}', "line 2"),  # a missing label, not the class nan
@@ -162,6 +162,44 @@ def test_numbers_of_another_file_are_taken_in_the_run_s_order(columns: list[str]
     else:
         with pytest.raises(ConfigError, match="data.label_column of data.file must name 2 columns .* a, b; got"):
             found.check_same("data.file", ["a", "b"])
+
+
+def test_a_key_that_a_line_lacks_is_a_missing_value(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"x": 1, "label": "a"}\n{"x": 2, "label": "b", "age": 3}\n')
+    assert column_names(path) == ["x", "label", "age"]
+    assert [row["age"] for _, row in read_columns(path, ["age"])] == ["", "3"]
+    with pytest.raises(DataError, match=r"a.jsonl has no column 'agee'; it has: 'age', 'label', 'x'"):
+        read_columns(path, ["agee"])
+
+
+def test_a_blank_line_above_the_names_is_no_header(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("\n\ntext;label\nx;1\n")
+    assert column_names(path) == ["text", "label"]
+    assert read_columns(path, ["label"]) == [(4, {"label": "1"})]
+
+
+def test_rows_that_a_lone_quote_joins_are_doubted(tmp_path, caplog):
+    """Of tools that write no quotes around texts, and quotes of dialogue as they are."""
+    path = tmp_path / "a.tsv"
+    path.write_text('text\tlabel\n"I came home.\tpos\nIt was late.\tneg\nI slept."\tpos\n')
+    assert len(read_columns(path, ["text"])) == 1
+    assert "a.tsv line 4 ends a quoted text with '\\t' and a line break in it" in caplog.text
+    caplog.clear()
+    path.write_text('text\tlabel\n"two\nlines"\tpos\n')
+    read_columns(path, ["text"])
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("changed", [{"max_length": 512}, {"tokenizer": "words"}, {"vocab_size": 9}])
+def test_eval_of_another_file_refuses_what_the_model_fixes(tmp_path, changed):
+    """It would be read with the run's values, and the user believe otherwise."""
+    path, other = str(write(tmp_path / "a.csv")), str(write(tmp_path / "b.csv"))
+    before = {"file": path, "tokenizer": "bytes", "max_length": 256, "vocab_size": 8192}
+    [key] = changed
+    with pytest.raises(ConfigError, match=f"data.{key} must stay as in training"):
+        other_texts(before, {**before, "file": other, **changed}, {}, "")
 
 
 def test_labels_have_one_order_in_every_process():
