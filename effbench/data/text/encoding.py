@@ -12,13 +12,14 @@ from torch import Tensor
 
 from effbench.config.options import COUNT
 from effbench.data.text.tokenizers import Tokenizer, check_vocab_size, tokenizer_class
-from effbench.errors import DataError, shown
+from effbench.errors import ConfigError, DataError, shown
 from effbench.special_tokens import PADDING
 from effbench.units import counted
 
 log = logging.getLogger(__name__)
 
 MAX_LENGTH, VOCAB_SIZE = 256, 8192  # tokens; token numbers
+LONGEST = 2**20  # most tokens of a text: each is padded to data.max_length
 MANY_UNKNOWN = 0.2  # share of unknown tokens from which there is a warning: a model of whole texts misses a fifth
 
 
@@ -42,6 +43,8 @@ class TextOptions:
     def __post_init__(self) -> None:
         tokenizer_class(self.tokenizer)
         COUNT.check(self.max_length, "data.max_length", "a whole number of tokens, at least 1", "256 is usual.")
+        if self.max_length > LONGEST:
+            raise ConfigError(f"data.max_length must be at most {LONGEST:,} tokens; got {self.max_length:,}.")
         check_vocab_size(self.tokenizer, self.vocab_size)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from effbench.config.options import COUNT
 from effbench.data.modality import AugmentParams, Modality, Settings
 from effbench.data.split_checks import as_tensor
-from effbench.data.text.encoding import VOCAB_SIZE, encoded, tell_unknown_of_run, text_problem
+from effbench.data.text.encoding import LONGEST, VOCAB_SIZE, encoded, tell_unknown_of_run, text_problem
 from effbench.data.text.tokenizers import TOKENIZERS, Bytes, Given, Tokenizer, restored_tokenizer
 from effbench.errors import ConfigError, DataError
 from effbench.escaping import for_terminal
@@ -102,8 +102,9 @@ class Texts(Modality):
     @classmethod
     def restored(cls, data: Mapping[str, Any], settings: Settings) -> Self:
         shape = data["shape"]
-        if len(shape) != 1:
-            raise ValueError("data.shape of texts is [T]")
+        # a stranger's record: every text is padded to T
+        if len(shape) != 1 or shape[0] > LONGEST:
+            raise ValueError(f"data.shape of texts is [T], with at most {LONGEST:,} tokens")
         tokenizer = restored_tokenizer(data.get("tokenizer"))
         return cls(shape[0], tokenizer.vocab_size, tokenizer, settings)
 

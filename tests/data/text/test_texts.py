@@ -103,6 +103,13 @@ def test_a_text_of_a_megabyte_is_cut():
     assert cut == 1
 
 
+def test_a_length_that_no_memory_holds_is_refused():
+    with pytest.raises(ConfigError, match="data.max_length must be at most 1,048,576 tokens; got 2,000,000,000"):
+        TextOptions(max_length=2_000_000_000)
+    with pytest.raises(ValueError, match="with at most 1,048,576 tokens"):  # a stranger's record
+        Texts.restored({"shape": [2_000_000_000], "tokenizer": None}, Settings())
+
+
 @pytest.mark.parametrize("key", ["max_length", "vocab_size", "tokenizer"])
 def test_bad_options_are_refused_by_key(key):
     with pytest.raises(ConfigError, match=f"data.{key}"):
