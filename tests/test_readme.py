@@ -101,6 +101,7 @@ def start(words: list[str]) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.usefixtures("at_work")
 def test_the_notebook_lines_work() -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,15 @@ def test_the_process_ends_if_its_caller_is_killed() -> None:
     assert ended(int(done.stdout))
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt, also where a shell started the tests in the background and it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 def test_an_interrupted_call_ends_the_process() -> None:
     """Otherwise the next call would read the answer of this one."""
     sleeping = Isolated(MODEL, b"sleep", 1)

@@ -177,7 +177,7 @@ def test_other_machines_threads_and_versions_have_an_axis_each(tmp_path: Path) -
     assert "on" in table_of(one, {})["heads"]
 
 
-def test_a_run_alone_on_its_machine_is_beaten_by_none_and_beats_none(tmp_path: Path) -> None:
+def test_a_run_alone_on_its_machine_is_compared_with_none(tmp_path: Path) -> None:
     other = {"environment": {**ENVIRONMENT, "cpu": "6502"}}
     for number, change in enumerate(({}, {}, other)):
         run(tmp_path / f"r{number}", 0.8, number, bench=bench(0.001 * (number + 1), 1000, **change))
