@@ -58,8 +58,8 @@ def bench_several(sources: Mapping[str, Source], options: BenchOptions, folder: 
         for row in own_rows:
             _add_estimates(row, measured.get(f"{number} {row['backend']}"), options.sizes)
     processes = [process for arm in (*every, *controls) for process in arm.processes]
-    found = [trust(first.processes, each.processes, processes, options.sizes) for each in controls]
-    trusted = max(found, key=lambda each: each.margin)
+    controlled = [trust(first.processes, each.processes, processes, options.sizes) for each in controls]
+    trusted = max(controlled, key=lambda each: each.margin)
     models = {
         name: {"facts": dict(sources[name].facts), "unit": sources[name].unit, "arms": own}
         for name, own in rows.items()

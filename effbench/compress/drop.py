@@ -59,7 +59,7 @@ class Judge:
         loss = float(found["metrics"]["loss"])
         if not self._loss:
             return 0.0 if loss <= 0 else math.inf
-        return 100 * (loss - self._loss) / abs(self._loss)
+        return float(100 * (loss - self._loss) / abs(self._loss))
 
     def _answers(self, forward: Forward) -> Tensor:
         chunks = torch.arange(len(self._split)).split(self._run.config.data.eval_batch_size)
