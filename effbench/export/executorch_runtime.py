@@ -39,17 +39,20 @@ class Program:
         """Return the outputs. More samples than the file takes are computed in parts.
 
         Raises:
-            ValueError: the runtime refuses the input.
+            ValueError: the input has other sizes than the file, or the runtime refuses it.
         """
         most = self.sizes[0]
         if len(inputs) > most:
             import torch
 
             return torch.cat([self(part) for part in inputs.split(most)])
+        given = f"{str(inputs.dtype).removeprefix('torch.')} {tuple(inputs.shape)}"
+        # the runtime takes any smaller size; only the tokens of a text may be fewer
+        if inputs.is_floating_point() and tuple(inputs.shape[1:]) != self.sizes[1:]:
+            raise ValueError(f"it was made for an input of {self.sizes}, at most {most} samples, and got {given}")
         try:
             outputs: Tensor = self.method((inputs,))[0]
         except RuntimeError as error:
-            given = f"{str(inputs.dtype).removeprefix('torch.')} {tuple(inputs.shape)}"
             raise ValueError(
                 f"it was made for an input of at most {self.sizes}, and its runtime refuses {given} ({error})"
             ) from error

@@ -85,7 +85,7 @@ def test_batches_of_every_size_equal_torch(model: nn.Module, content: bytes) -> 
 @pytest.mark.slow
 @pytest.mark.process
 def test_another_input_and_a_damaged_program_are_named(content: bytes) -> None:
-    with pytest.raises(Exception, match=r"made for an input of at most \(4, 3, 12, 12\), .* refuses float32 \(2, 3, 9"):
+    with pytest.raises(Exception, match=r"made for an input of \(4, 3, 12, 12\), .* got float32 \(2, 3, 9, 9\)"):
         loaded("executorch", content)(torch.zeros(2, 3, 9, 9))
     half = len(content) // 2
     with pytest.raises(Exception, match="ExecuTorch finds no program in it, so it is damaged|crashed"):
@@ -140,7 +140,7 @@ def test_more_samples_than_planned_are_computed_in_parts() -> None:
             return [2 * given[0]]
 
     method = Method()
-    program = Program(method, (4, 3), None)
+    program = Program(method, (4, 1), None)
     given = torch.arange(11.0).reshape(11, 1)
     assert torch.equal(program(given), 2 * given)
     assert method.sizes == [4, 4, 3]
