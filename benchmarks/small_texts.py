@@ -115,6 +115,8 @@ def page(results: dict[str, Any]) -> str:
             cells += [_accuracy(own), f"{mean([row['training_s'] for row in own]):.0f}" if own else ""]
         if any(cells):
             lines.append(f"| {plan.name} | {' | '.join(cells)} |")
+    machine = results["machine"]
+    lines += ["", f"Machine: {machine['cpu']}, torch {machine['torch']}, Python {machine['python']}."]
     lines += ["", "A test accuracy of 2,000 texts at 50 % has a standard error of 1.1 points.", "", "## Every run", ""]
     lines += [f"- {row['test_acc']:.1%} ({row['status']}, {row['steps']} steps): `{row['command']}`" for row in rows]
     return "\n".join([*lines, ""])
