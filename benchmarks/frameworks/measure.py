@@ -18,6 +18,7 @@ from benchmarks.frameworks.lines import user_lines
 
 PEERS = Path(__file__).with_name("peers")
 BARE = "bare"
+OURS = "effbench"
 SLICE_STEPS, WARM_UP = 50, 20
 
 
@@ -50,7 +51,7 @@ class Framework:
 
 FRAMEWORKS = (
     Framework(BARE, "by hand"),
-    Framework("effbench", "effbench", "effbench", ("conf/model/given.yaml",)),
+    Framework(OURS, "effbench", "effbench", ("conf/model/given.yaml",)),
     Framework("lightning", "pytorch-lightning", "pytorch-lightning"),
     Framework("accelerate", "Accelerate", "accelerate"),
     Framework("skorch", "skorch", "skorch"),

@@ -10,7 +10,7 @@ from benchmarks.figures import three_digits
 from benchmarks.frameworks import task
 from benchmarks.frameworks.journal import read
 from benchmarks.frameworks.lines import RULE
-from benchmarks.frameworks.measure import BARE, SLICE_STEPS
+from benchmarks.frameworks.measure import BARE, OURS, SLICE_STEPS
 from effbench.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, Panel, Tick, scale, span, ticks
 from effbench.report.figures import Figure, Label, Mark
 from effbench.report.fronts import names_beside
@@ -67,7 +67,7 @@ def page(kept: Mapping[str, Any], whole: Mapping[str, Any], figure: str) -> str:
     left_out = [
         f"{entry['title']}: {entry['problem'] or 'not measured'}" for n, entry in kept.items() if n not in whole
     ]
-    parts = [HEAD, "\n".join(lines), f"![{TITLE}]({figure})", NOTES, _measured(whole)]
+    parts = [HEAD, "\n".join(lines), *beside_ours(whole), f"![{TITLE}]({figure})", NOTES, _measured(whole)]
     if left_out:
         parts.append(f"Left out: {'; '.join(left_out)}.")
     return "\n\n".join(parts) + "\n"
@@ -76,6 +76,23 @@ def page(kept: Mapping[str, Any], whole: Mapping[str, Any], figure: str) -> str:
 def overhead(entry: Mapping[str, Any]) -> Interval:
     """Return the median milliseconds that a step takes beyond the bare loop's."""
     return median_interval([1e3 * value for value in entry["overhead_s"]])
+
+
+def beside_ours(whole: Mapping[str, Any]) -> list[str]:
+    """Return a sentence on whose steps are longer or shorter than effbench's, paired by rounds; [] without any."""
+    ours = whole.get(OURS)
+    if ours is None:
+        return []
+    groups: dict[str, list[str]] = {"longer": [], "not told apart": [], "shorter": []}
+    for name, entry in whole.items():
+        if name == OURS or entry["bare_step_s"] != ours["bare_step_s"]:
+            continue  # measured at another time
+        own = [0.0] * len(ours["overhead_s"]) if name == BARE else entry["overhead_s"]
+        beyond = median_interval([1e3 * (a - b) for a, b in zip(own, ours["overhead_s"], strict=True)])
+        kind = "longer" if beyond.low > 0 else "shorter" if beyond.high < 0 else "not told apart"
+        groups[kind].append(f"{entry['title']} {beyond.estimate:+.2f} ms [{beyond.low:+.2f}, {beyond.high:+.2f}]")
+    told = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in groups.items() if names)
+    return [f"Steps beside effbench's, in the same rounds. {told[0].upper()}{told[1:]}."] if told else []
 
 
 def _cells(name: str, entry: Mapping[str, Any]) -> list[str]:
