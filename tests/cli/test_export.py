@@ -728,6 +728,7 @@ sys.exit(cli.main(["export", *sys.argv[2:]]))
 """
 
 
+@pytest.mark.spread(1)
 @pytest.mark.process
 @pytest.mark.row(47)
 @pytest.mark.parametrize(("name", "earlier"), [("onnx", False), ("torchscript", True), ("torch_export", False)])

@@ -145,6 +145,7 @@ def test_depthwise_of_every_width_kernel_and_stride(channels, kernel, stride):
         compare(net, last(torch.randn(count, channels, *size)))
 
 
+@pytest.mark.spread(3)
 @pytest.mark.slow
 @pytest.mark.parametrize(("inputs", "outputs"), [(16, 72), (72, 16), (8, 8), (576, 96), (96, 576), (47, 49), (3, 130)])
 def test_pointwise_of_every_width(inputs, outputs):
