@@ -83,6 +83,7 @@ def test_nothing_in_an_untrained_model_is_neutral() -> None:
         assert all(float(weight.detach().std()) > 0 for weight in model.parameters())
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 def test_a_wrong_file_gets_a_reason_in_place_of_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime")

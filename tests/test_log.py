@@ -212,6 +212,7 @@ def test_quiet_prints_errors_and_verbose_adds_the_traceback(capsys: pytest.Captu
     assert "Traceback" in capsys.readouterr().err
 
 
+@pytest.mark.proof
 @pytest.mark.process
 def test_hydra_launcher_adds_no_duplicate_line_and_keeps_level(tmp_path: Path) -> None:
     words = ["train", "-m", "seed=0,1", "hydra/launcher=basic", *TINY]

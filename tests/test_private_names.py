@@ -61,12 +61,14 @@ def test_a_private_name_that_we_use_exists(name: str) -> None:
         )
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 def test_every_private_name_that_is_used_is_listed() -> None:
     missing = {name: sorted(files) for name, files in used().items() if name not in listed()}
     assert not missing, f"use a public name, or add to {TABLE.name}: {missing}"
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 def test_every_listed_name_is_used_where_the_table_says() -> None:
     shared: dict[tuple[str, ...], set[str]] = defaultdict(set)  # names of one row share its files

@@ -24,6 +24,7 @@ def every() -> set[str]:
     return {f"{group}={name}" for group, names in groups.items() if group != "debug" for name in names}
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 @pytest.mark.parametrize("gpu", [False, True])
 def test_smoke_tries_every_member_except_cuda_without_a_gpu(

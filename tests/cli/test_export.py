@@ -136,6 +136,7 @@ def exports(finished: tuple[Path, str, str], tmp_path_factory: pytest.TempPathFa
 # --- what the file computes
 
 
+@pytest.mark.spread(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
 def test_export_equals_the_float64_formula_of_the_network(name: str, run: Path, exports: Exports) -> None:
@@ -349,6 +350,7 @@ def test_the_table_and_the_json_say_the_same(run: Path, effbench: Effbench, tmp_
 # --- weights, data, models
 
 
+@pytest.mark.proof
 @pytest.mark.process
 def test_export_uses_averaged_weights_of_the_chosen_checkpoint(effbench: Effbench, tmp_path: Path) -> None:
     words = ["model=mlp", "model.hidden=[8]", "ema=on", "data=synthetic", "data.image_size=8", "trainer.max_epochs=2"]
@@ -576,7 +578,7 @@ def first_hidden_unit(run: Path, weights: dict[str, np.ndarray]) -> np.ndarray:
     return np.asarray(np.maximum(x @ weights["hidden1.0.weight"][0] + weights["hidden1.0.bias"][0], 0))
 
 
-@pytest.mark.spread(2)
+@pytest.mark.spread(1)
 @pytest.mark.slow
 @pytest.mark.row(48)
 @pytest.mark.parametrize("name", FORMATS)
@@ -600,7 +602,7 @@ def test_model_changed_before_export_is_refused_without_a_folder(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.spread(2)
+@pytest.mark.spread(1)
 @pytest.mark.slow
 @pytest.mark.row(48)
 @pytest.mark.parametrize("name", FORMATS)
@@ -633,6 +635,7 @@ def test_the_normalisation_is_part_of_what_is_compared(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 @pytest.mark.row(48)
 def test_the_tolerance_is_the_user_s(run: Path, effbench: Effbench, monkeypatch: pytest.MonkeyPatch) -> None:

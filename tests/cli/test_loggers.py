@@ -73,6 +73,7 @@ def test_tensorboard_reads_its_event_file_as_metrics_csv(effbench: Effbench, tmp
         assert [(event.step, event.value) for event in events.Scalars(name)] == [(20, final(tmp_path / "run", name))]
 
 
+@pytest.mark.proof
 @pytest.mark.process
 def test_wandb_writes_into_the_run_s_folder_without_a_network(
     effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -272,6 +273,7 @@ def test_columns_of_a_callback_reach_each_logger(
         assert sorted(points[column]) == [(step, pytest.approx(value, rel=1e-5)) for step, value in sorted(expected)]
 
 
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.row(13)
 def test_columns_of_an_epoch_interrupted_at_its_end_come_once(

@@ -47,6 +47,7 @@ def test_cp_copies_once_and_overwrites_nothing(folder: str, effbench: Effbench, 
     assert copied.read_text() == "mine\n"
 
 
+@pytest.mark.proof
 @pytest.mark.process
 def test_copied_recipe_based_on_another_runs_from_user_folder(effbench: Effbench, tmp_path: Path) -> None:
     assert effbench("recipe", "cp", "mobilenet_adamw_cpu", "my own")[0] == 0

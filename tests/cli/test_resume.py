@@ -122,6 +122,7 @@ def test_crashed_run_resumes_from_last_and_logs_each_step_once(
     assert all(torch.equal(tensor, weights(uninterrupted)[name]) for name, tensor in weights(tmp_path / "run").items())
 
 
+@pytest.mark.proof
 @pytest.mark.process
 def test_both_times_of_a_resumed_run_cover_all_sessions(send: SendsSignal, effbench: Effbench, tmp_path: Path) -> None:
     words = [*FOUR_EPOCHS_OF_FIVE_STEPS, "trainer.max_epochs=2", "hydra.run.dir=run"]
@@ -139,6 +140,7 @@ def test_both_times_of_a_resumed_run_cover_all_sessions(send: SendsSignal, effbe
     assert f"{both['training_s']:.1f} s training, {both['elapsed_s']:.1f} s in all" in out
 
 
+@pytest.mark.proof
 @pytest.mark.process
 def test_resume_records_a_new_length_for_the_next_resume(send: SendsSignal, effbench: Effbench, tmp_path: Path) -> None:
     send(signal.SIGINT, 2)
@@ -225,7 +227,7 @@ def two_epochs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.spread(2)
+@pytest.mark.spread(1)
 @pytest.mark.process
 @pytest.mark.row(50)
 @pytest.mark.parametrize("change", CHANGES)
@@ -245,6 +247,7 @@ def test_resume_keeps_epochs_if_steps_per_epoch_change(
     assert saved_learning_rates(tmp_path / "run") == [0.0, 0.0]  # the cosine is at its end
 
 
+@pytest.mark.proof
 @pytest.mark.spread(1)
 @pytest.mark.process
 @pytest.mark.row(50)
@@ -296,6 +299,7 @@ def advice(err: str) -> tuple[list[str], list[str]]:
     return shlex.split(ending.removeprefix(", with ")), shlex.split(after)
 
 
+@pytest.mark.proof
 @pytest.mark.spread(1)
 @pytest.mark.process
 @pytest.mark.row(50)
@@ -744,6 +748,7 @@ def test_second_sigterm_ends_at_once_and_keeps_saved_checkpoints(
     assert not list((tmp_path / "run" / "checkpoints").glob(".*"))
 
 
+@pytest.mark.proof
 @pytest.mark.spread(1)
 @pytest.mark.process
 @pytest.mark.row(55)

@@ -160,6 +160,7 @@ def test_one_command_starts_resumes_and_ends_in_a_fixed_folder(
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.row(55)
 def test_numbers_that_a_run_chose_for_auto_are_no_other_config(effbench: Effbench, tmp_path: Path) -> None:
@@ -202,6 +203,7 @@ def test_run_failed_before_first_checkpoint_allows_a_requeue(
 # --- where data lie, what Python began, what to type ------------------------------------------------------------------
 
 
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.row(21)
 def test_within_an_epoch_the_data_may_have_moved(send: SendsSignal, effbench: Effbench, tmp_path: Path) -> None:

@@ -237,7 +237,7 @@ EXCLUDING = {
 }
 
 
-@pytest.mark.spread(3)
+@pytest.mark.spread(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("case", EXCLUDING)
 def test_sweep_lists_jobs_whose_options_exclude_each_other(case: str) -> None:

@@ -104,7 +104,8 @@ def test_texts_with_large_numbers_are_learnt(tmp_path: Path, monkeypatch: pytest
     Path("flats.csv").write_text("text,price\n" + "".join(lines))
     words = [
         "data=text_csv", "data.file=flats.csv", "data.label_column=price", "data.targets=values", "task=regression",
-        "loss=mse", "model=ngrams", "model.buckets=4096", "trainer.max_epochs=8", "optimizer.lr=0.01", "device.threads=1",
+        "loss=mse", "model=ngrams", "model.buckets=4096", "trainer.max_epochs=8", "optimizer.lr=0.01",
+        "device.threads=1",
     ]  # fmt: skip
     run = effbench.train(words, tmp_path / "run")
     # the deviation of the prices is 150,000

@@ -133,6 +133,7 @@ def test_a_metric_that_is_not_finite_at_times_is_no_damage(at: str, copy: Path) 
     assert [item.name for item in failures(verify_run(copy))] == ["summary agrees with metrics"]
 
 
+@pytest.mark.proof
 @pytest.mark.process
 def test_a_run_resumed_within_an_epoch_passes_every_check(effbench: Effbench, tmp_path: Path) -> None:
     rows = ["data=synthetic_rows", "model=mlp", "model.hidden=[8]", "device.threads=1", "trainer.max_epochs=2"]

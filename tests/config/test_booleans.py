@@ -28,7 +28,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "conf"
 
 
-@pytest.mark.spread(2)
+@pytest.mark.spread(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("key", ["bias", "free", "unnamed"])
 @pytest.mark.parametrize(("value", "meant"), [("no", "false"), ("Off", "false"), ("n", "false"), ("yes", "true")])

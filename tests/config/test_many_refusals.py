@@ -61,6 +61,7 @@ def in_full(words: list[str]) -> str | None:
     return None
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 def test_a_job_in_a_batch_is_refused_as_if_alone() -> None:
     together = Refusals()

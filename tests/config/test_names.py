@@ -40,7 +40,7 @@ def test_words_only_hydra_can_complete_are_left_to_hydra(line: str) -> None:
     assert completion._of_config(line) is None
 
 
-@pytest.mark.spread(3)
+@pytest.mark.spread(1)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "words",

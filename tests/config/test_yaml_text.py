@@ -90,6 +90,7 @@ def test_written_yaml_is_read_back_by_other_parsers_too(value: Any) -> None:
     assert repr(yaml.safe_load(text)["key"]) == repr(value)
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 def test_a_recipe_s_time_limit_of_a_day_and_a_half_is_36_hours(tmp_path: Path) -> None:
     recipe = tmp_path / "r.yaml"

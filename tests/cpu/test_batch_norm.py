@@ -225,6 +225,7 @@ def test_without_a_compiler_it_is_torch_s(monkeypatch):
     assert all(map(torch.equal, learned(ours, x, torch.ones_like(x)), learned(plain, x, torch.ones_like(x))))
 
 
+@pytest.mark.spread(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", ["mobilenet_v3_small", "mobilenet_v2", "resnet18"])
 def test_a_network_learns_the_same_and_keeps_its_state_dict(arch):

@@ -133,7 +133,7 @@ def test_rectified_blocks_give_float64_numbers(count, size, act, gate):
     compare(Block(24, 72, 40, 5, 2, 18, gate, act), last(torch.randn(count, 24, size, size)))
 
 
-@pytest.mark.spread(8)
+@pytest.mark.spread(4)
 @pytest.mark.slow
 @pytest.mark.parametrize("channels", [8, 16, 24, 48, 56, 96, 130])
 @pytest.mark.parametrize("kernel", [3, 5, 7])

@@ -75,6 +75,7 @@ def test_a_compiler_that_fails_is_told_once_and_gone_without(tmp_path):
     assert err.count("note: effbench: its C functions cannot be used") == 1
 
 
+@pytest.mark.proof
 @needs_compiler
 @pytest.mark.row(64)
 @pytest.mark.usefixtures("quick_compiler")
@@ -84,6 +85,7 @@ def test_an_unwritable_cache_is_replaced_by_a_temporary_folder(tmp_path):
     assert list(tmp_path.glob("effbench-*/kernels/*.so"))
 
 
+@pytest.mark.spread(1)
 @pytest.mark.parametrize("optimizer", ["lion", "adan"])
 def test_a_run_learns_without_a_compiler_too(optimizer, tmp_path):
     small = ["data=synthetic", "data.num_train=64", "data.num_val=16", "data.num_test=16"]

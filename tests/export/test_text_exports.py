@@ -174,6 +174,7 @@ def test_ngrams_are_refused_for_openvino_before_any_export(tmp_path: Path, monke
     assert all("64 bits" in reason for reason in prepared.failed.values())
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 def test_fixed_length_of_recurrent_models_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

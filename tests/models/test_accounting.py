@@ -141,7 +141,7 @@ MEASURED = {
 }
 
 
-@pytest.mark.spread(3)
+@pytest.mark.spread(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("which", MEASURED)
 def test_activation_bytes_match_the_allocator_after_a_forward(which: str) -> None:

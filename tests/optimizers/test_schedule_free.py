@@ -106,6 +106,7 @@ def test_what_is_evaluated_and_saved_is_the_package_s_average() -> None:
     assert not same_weights(evaluated, trained)
 
 
+@pytest.mark.spread(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_a_resumed_command_ends_with_the_same_average(precision: str, tmp_path: Path) -> None:

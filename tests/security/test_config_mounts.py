@@ -170,6 +170,7 @@ def test_the_command_line_may_and_files_keep_their_other_keys() -> None:
     assert effbench.compose(["recipe=evil.yaml", "seed=32"]).optimizer.lr == 0.25
 
 
+@pytest.mark.proof
 @pytest.mark.process
 def test_recipe_that_names_a_compiler_runs_nothing(traps: Path) -> None:
     """As it was found: CC and an empty cache by a mount, and the compile step ran that CC."""

@@ -398,7 +398,7 @@ def overrides(hostile: dict[str, Any]) -> list[str]:
     return [f"++{group}.{key}={text(value)}" for group, options in hostile.items() for key, value in options.items()]
 
 
-@pytest.mark.spread(3)
+@pytest.mark.spread(1)
 @pytest.mark.process
 @pytest.mark.parametrize("name", CARRIED)
 def test_hostile_target_in_a_recipe_by_path_is_refused(

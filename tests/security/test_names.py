@@ -75,6 +75,7 @@ def test_a_sweep_s_jobs_cannot_be_put_elsewhere(
     assert "hydra.sweep.subdir must stay below" in refused(words, capsys)
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 def test_a_job_s_folder_by_its_overrides_cannot_lead_out() -> None:
     subdir = "hydra.sweep.subdir='${hydra.job.override_dirname}'"

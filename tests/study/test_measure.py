@@ -329,6 +329,7 @@ def test_a_probe_beside_other_work_is_contaminated(
     assert replace(PROBE, share=share, others=others, drift=drift).contaminated == contaminated
 
 
+@pytest.mark.spread(1)
 @pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.parametrize(("data", "unit"), [([], "image"), (ROWS, "row")], ids=["images", "rows"])

@@ -178,6 +178,7 @@ def test_a_server_that_goes_away_stops_the_study_and_it_goes_on(server: Server, 
     assert {each.status for each in (*table.trials, *table.confirmations)} == {"completed"}
 
 
+@pytest.mark.proof
 @pytest.mark.process
 def test_a_silent_server_is_refused_without_its_password(tmp_path: Path) -> None:
     result = effbench(*WORDS, "study.storage=postgresql://me:hunter22@127.0.0.1:9/x", cwd=tmp_path)

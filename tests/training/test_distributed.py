@@ -131,6 +131,7 @@ def as_numbers(row: dict[str, str]) -> list[float]:
     return [float(cell) for cell in row.values() if cell.replace(".", "").replace("-", "").replace("e", "").isdigit()]
 
 
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_end_at_the_weights_of_one(case, folders):
@@ -140,6 +141,7 @@ def test_two_processes_end_at_the_weights_of_one(case, folders):
     assert (summary["status"], summary["steps"], summary["processes"]) == ("completed", 20, 2)
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_log_the_metrics_of_one(case, folders):
     one, two = rows(folders[case, 1]), rows(folders[case, 2])
@@ -151,11 +153,13 @@ def test_two_processes_log_the_metrics_of_one(case, folders):
     assert metrics[1] == pytest.approx(metrics[0], rel=1e-5)
 
 
+@pytest.mark.proof
 def test_two_processes_end_at_the_averaged_weights_of_one(folders):
     one, two = (folders["augmented, mixed, averaged", world] / "checkpoints/last/ema.safetensors" for world in (1, 2))
     assert largest_difference(load_file(one), load_file(two)) < 1e-6
 
 
+@pytest.mark.proof
 def test_all_ranks_validate_with_rank_0_batch_norm_statistics(folders):
     """Else the ranks would measure models that are not the one saved."""
     run = load_run(folders["batch norm", 2])
@@ -167,11 +171,13 @@ def test_all_ranks_validate_with_rank_0_batch_norm_statistics(folders):
     assert run.summary["metrics"]["val/acc"] == pytest.approx(accuracy)
 
 
+@pytest.mark.proof
 def test_only_rank_0_writes_a_folder(folders):
     parent = folders["batch norm", 2].parent
     assert sorted(path.name for path in parent.iterdir()) == sorted([*CASES, "batch norm"])
 
 
+@pytest.mark.proof
 def test_the_cases_train_different_models(folders):
     ends = [weights(folders[case, 1]) for case in CASES]
     assert all(largest_difference(a, b) > 1e-4 for i, a in enumerate(ends) for b in ends[:i])
