@@ -25,7 +25,7 @@ from tests.commandline import effbench
 from tests.torture.runs import report
 
 WORDS = [
-    "study", "study=smoke", "study.models=[mlp]", "study.optimizers=[sgd,adamw]", "study.trials=2", "study.seeds=4",
+    "study", "study=smoke", "study.models=[mlp]", "study.optimizers=[sgd,adamw]", "study.trials=3", "study.seeds=6",
     "study.epochs=2", "study.timing_rounds=0", "study.workers=2", "study.folder=out", "model.hidden=[16]",
     "trainer.limit_train_batches=6", "trainer.log_every_n_steps=2",
 ]  # fmt: skip

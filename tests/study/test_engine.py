@@ -38,10 +38,10 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_arm_has_exactly_its_budget(done: Path) -> None:
     table = table_in(done)
     assert [(each.arm, each.number) for each in table.trials] == [
-        (arm, number) for arm in ("mlp-sgd", "mlp-adamw") for number in range(2)
+        (arm, number) for arm in ("mlp-sgd", "mlp-adamw") for number in range(3)
     ]
     assert [(each.arm, each.seed) for each in table.confirmations] == [
-        (arm, seed) for arm in ("mlp-sgd", "mlp-adamw") for seed in range(1, 5)
+        (arm, seed) for arm in ("mlp-sgd", "mlp-adamw") for seed in range(1, 7)
     ]
     assert {each.status for each in (*table.trials, *table.confirmations)} == {"completed"}
     assert {each.steps for each in (*table.trials, *table.confirmations)} == {12}
@@ -54,7 +54,7 @@ def test_the_setting_best_on_validation_is_confirmed(done: Path) -> None:
     for arm in table.arms:
         best = max((each for each in table.trials if each.arm == arm.name), key=lambda each: each.value or 0.0)
         chosen = [each.settings for each in table.confirmations if each.arm == arm.name]
-        assert chosen == [best.settings] * 4
+        assert chosen == [best.settings] * 6
 
 
 @pytest.mark.process
@@ -83,7 +83,7 @@ def test_a_seed_means_the_same_split_in_every_arm(done: Path) -> None:
         found = yaml.safe_load((done / "runs" / arm / f"confirm-{index:03d}" / "config.yaml").read_text())
         return dict(found)
 
-    for index in range(4):
+    for index in range(6):
         for arm in ("mlp-sgd", "mlp-adamw"):
             assert config(arm, index)["seed"] == config(arm, index)["data"]["split_seed"] == index + 1
 
@@ -93,7 +93,7 @@ def test_a_seed_means_the_same_split_in_every_arm(done: Path) -> None:
 def test_the_target_is_the_baselines_median_on_validation(done: Path) -> None:
     table = table_in(done)
     values = sorted(each.validation or 0.0 for each in table.confirmations if each.arm == "mlp-adamw")
-    assert table.target == pytest.approx((values[1] + values[2]) / 2, abs=1e-7)
+    assert table.target == pytest.approx((values[2] + values[3]) / 2, abs=1e-7)
     assert table.target_source == "validation"
     for run in table.confirmations:
         assert (run.steps_to_target is not None) == ((run.validation or 0.0) >= (table.target or 0.0))
@@ -112,7 +112,7 @@ def test_the_result_is_a_page_markdown_csv_and_json(done: Path) -> None:
     for sentence in result["verdicts"]:
         assert sentence in shown.replace("\n", " ")
         assert sentence.split(":")[0] in page
-    assert (done / "runs.csv").read_text().count("\n") == 9
+    assert (done / "runs.csv").read_text().count("\n") == 13
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "https://" not in page
 
@@ -229,7 +229,7 @@ def test_a_budget_in_seconds_gives_every_run_of_an_arm_its_steps(tmp_path: Path)
     table = table_in(tmp_path / "out")
     for arm in table.arms:
         runs = [each for each in (*table.trials, *table.confirmations) if each.arm == arm.name]
-        assert [each.status for each in runs] == ["completed"] * 6
+        assert [each.status for each in runs] == ["completed"] * 8
         assert len({each.steps for each in runs}) == 1
     [cost, _] = table.costs
     assert table.clock == "steps x step time measured alone"
