@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn import metrics as reference
 from torch import Tensor
 
 from effbench import metrics
@@ -38,6 +37,8 @@ def classified(draw: st.DrawFn) -> tuple[Tensor, Tensor, int]:
 @settings(deadline=None)
 @given(classified())
 def test_metrics_of_classes_are_scikit_learns(sample: tuple[Tensor, Tensor, int]) -> None:
+    from sklearn import metrics as reference
+
     outputs, labels, size = sample
     predicted, true = outputs.argmax(1).numpy(), labels.numpy()
     assert over_batches(metrics.Accuracy(), outputs, labels, size) == pytest.approx(
@@ -71,6 +72,8 @@ def test_a_mixed_label_counts_by_its_largest_share() -> None:
 @settings(deadline=None)
 @given(st.integers(1, 30), st.integers(1, 6), st.integers(0, 2**31), st.integers(1, 30))
 def test_metrics_of_labels_are_scikit_learns(count: int, labels: int, seed: int, size: int) -> None:
+    from sklearn import metrics as reference
+
     generator = torch.Generator().manual_seed(seed)
     outputs = torch.randn(count, labels, generator=generator)
     targets = (torch.rand(count, labels, generator=generator) < 0.4).float()
@@ -82,6 +85,8 @@ def test_metrics_of_labels_are_scikit_learns(count: int, labels: int, seed: int,
 
 @pytest.mark.parametrize("size", [1, 4, 11])
 def test_metrics_of_values_are_scikit_learns(size: int) -> None:
+    from sklearn import metrics as reference
+
     generator = torch.Generator().manual_seed(0)
     outputs, targets = torch.randn(11, 3, generator=generator), torch.randn(11, 3, generator=generator)
     mae = reference.mean_absolute_error(targets, outputs)

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from sklearn.linear_model import LinearRegression
 
 import effbench
 from effbench import cli
@@ -43,6 +42,8 @@ def houses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_linear_regression_of_prices_is_as_good_as_scikit_learns(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    from sklearn.linear_model import LinearRegression
+
     assert cli.main(["train", *WORDS, "hydra.run.dir=run"]) == 0
     told = capsys.readouterr().err
     data = table_csv("houses.csv", **COLUMNS)

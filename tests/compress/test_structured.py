@@ -6,6 +6,7 @@ White-box: the pruning of a model without a run.
 from __future__ import annotations
 
 import copy
+import importlib.util
 import json
 import re
 import sys
@@ -36,7 +37,8 @@ from effbench.models.channels import apply_plan, plan_of
 from effbench.models.cnn import cnn
 from effbench.models.mlp import mlp
 
-pytest.importorskip("torch_pruning")
+# not importorskip: its import takes seconds in every worker that only collects
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("torch_pruning") is None, reason="needs torch_pruning")
 
 # words -> layers whose outputs lose half of their channels; None: all but the head
 MODELS: dict[str, tuple[list[str], tuple[str, ...] | None]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -20,7 +21,8 @@ from effbench.errors import ConfigError, DataError, MissingExtraError, OptionErr
 from effbench.models.adapt import load_state
 from effbench.models.deberta import DebertaV3
 
-transformers = pytest.importorskip("transformers")
+# not importorskip: its import takes seconds in every worker that only collects
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="needs transformers")
 tokenizers = pytest.importorskip("tokenizers")
 
 VOCAB, K = 30, 3
@@ -96,6 +98,8 @@ def test_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """What save_pretrained writes: a classifier of other classes, and a tokenizer of words."""
+    import transformers
+
     torch.manual_seed(1)
     config = transformers.DebertaV2Config(
         hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, position_buckets=8,
@@ -114,6 +118,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_weights_of_a_folder_give_its_states(folder: Path) -> None:
+    import transformers
+
     model = made(vocab_rows=VOCAB).eval()
     loaded = load_state(model, model.weights_of(folder), str(folder))
     assert sorted(loaded.fresh) == ["head.bias", "head.weight"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -89,6 +88,8 @@ def test_unknown_gradient_is_named() -> None:
 
 @pytest.mark.parametrize("make", [Neuron, linear])
 def test_breast_cancer_accuracy_is_that_of_scikit_learn(make) -> None:
+    from sklearn.linear_model import LogisticRegression
+
     data = breast_cancer()
     modality = data.modality.fit(data, Settings())
     rows = {which: modality.normalise(split.inputs) for which, split in data.named().items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 
 import pytest
@@ -10,7 +11,8 @@ import torch
 from effbench.errors import ConfigError, MissingExtraError
 from effbench.models.timm_zoo import create
 
-timm = pytest.importorskip("timm")
+# not importorskip: its import takes seconds in every worker that only collects
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="needs timm")
 
 
 @pytest.mark.parametrize("name", ["mobilenetv4_conv_small", "test_vit", "test_resnet"])
@@ -25,6 +27,8 @@ def test_maps_images_to_logits_at_the_datas_size_and_trains(name: str, channels:
 def test_the_network_is_bit_exact_to_timm() -> None:
     torch.manual_seed(5)
     ours = create("test_resnet", num_classes=7, in_channels=3, image_size=(64, 64)).state_dict()
+    import timm
+
     torch.manual_seed(5)
     theirs = timm.create_model("test_resnet", num_classes=7).state_dict()
     assert list(ours) == list(theirs)
@@ -44,6 +48,8 @@ def test_options_reach_timm_and_none_keeps_its_default() -> None:
 
 
 def test_unknown_timm_name_shows_only_the_nearest_5() -> None:
+    import timm
+
     with pytest.raises(
         ConfigError, match=r"model.name 'resnet51' is not one of: .*resnet50.*Did you mean 'resnet5"
     ) as e:

@@ -7,14 +7,14 @@ import lzma
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_breast_cancer
 
 from effbench.data.rows.breast_cancer import FILE, breast_cancer
-from effbench.data.rows.embedded import make_breast_cancer
 from effbench.errors import ConfigError
 
 
 def test_the_table_is_scikit_learns():
+    from sklearn.datasets import load_breast_cancer
+
     data, theirs = breast_cancer(val_fraction=0, test_fraction=0), load_breast_cancer()
     np.testing.assert_array_equal(data.train.inputs, theirs.data.astype(np.float32))
     np.testing.assert_array_equal(data.train.labels, theirs.target)
@@ -23,6 +23,8 @@ def test_the_table_is_scikit_learns():
 
 
 def test_the_script_makes_the_same_text():
+    from effbench.data.rows.embedded import make_breast_cancer  # imports scikit-learn
+
     assert lzma.decompress(FILE.read_bytes()).decode() == make_breast_cancer.make()
 
 
