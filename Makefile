@@ -24,8 +24,8 @@ $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
 demo: $(VENV)/.installed  ## trains MobileNetV3-small + AdamW on the embedded Fashion-MNIST
 	$(BIN)/effbench train recipe=mobilenet_adamw
 
-test: $(VENV)/.installed-dev  ## the tests but for the proofs, warnings as errors; a third worker keeps two cores busy
-	$(BIN)/python -m pytest -n 3 -m "not proof"
+test: $(VENV)/.installed-dev  ## the tests but for the proofs, warnings as errors; four workers keep two cores busy
+	$(BIN)/python -m pytest -n 4 -m "not proof"
 
 proofs: $(VENV)/.installed-dev  ## kills at random, kernels for other processors, sanitizers, whole exports, README commands: half an hour beside other work
 	$(BIN)/python -m pytest -n 2 -m proof

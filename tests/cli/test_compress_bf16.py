@@ -13,6 +13,7 @@ from effbench.report.before_after import sentences
 pytest.importorskip("onnxruntime")
 
 
+@pytest.mark.proof
 @pytest.mark.spread(1)
 @pytest.mark.process
 @pytest.mark.slow

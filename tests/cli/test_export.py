@@ -150,6 +150,7 @@ def test_export_equals_the_float64_formula_of_the_network(name: str, run: Path, 
     np.testing.assert_allclose(answers(exports[name], images), expected, atol=2e-5 * np.abs(expected).max())
 
 
+@pytest.mark.spread(2)
 @pytest.mark.parametrize("name", FORMATS)
 def test_export_classifies_like_the_api(name: str, run: Path, exports: Exports) -> None:
     logits = answers(exports[name], in_unit_range(pixels(run)))
@@ -551,6 +552,7 @@ def perturbed(content: bytes, by: float) -> bytes:
     return bytes(model.SerializeToString())
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 @pytest.mark.row(48)
 def test_perturbed_export_is_refused_and_the_older_file_kept(

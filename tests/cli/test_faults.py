@@ -177,6 +177,7 @@ sys.exit(cli.main(["train", *sys.argv[1:]]))
 """
 
 
+@pytest.mark.spread(1)
 @pytest.mark.process
 @pytest.mark.row(29)
 @pytest.mark.parametrize("rule", ["raise", "halve"])

@@ -66,6 +66,7 @@ def test_signal_saves_after_the_step_and_prints_resume_command(
     assert [signal.getsignal(known) for known, _ in ENDING] == handlers
 
 
+@pytest.mark.proof
 @pytest.mark.spread(1)
 @pytest.mark.process
 @pytest.mark.row(55)

@@ -195,7 +195,7 @@ def test_sweep_json_prints_exactly_the_rows_of_sweep_csv(name: str, jobs: int, s
 # --- refused before any job -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.spread(4)
+@pytest.mark.spread(2)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "expected"),

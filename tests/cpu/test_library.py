@@ -34,6 +34,7 @@ def quick_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CC", raising=False)
 
 
+@pytest.mark.proof
 @needs_compiler
 @pytest.mark.usefixtures("quick_compiler")
 def test_they_are_compiled_once_into_the_cache(tmp_path):

@@ -45,7 +45,7 @@ def undecided(model: nn.Module) -> list[str]:
     return [name for name in names if "weight" not in name and name not in EXEMPT_NAMES]
 
 
-@pytest.mark.spread(16)
+@pytest.mark.spread(10)
 @pytest.mark.slow
 @pytest.mark.parametrize("path", OF_IMAGES, ids=lambda path: path.stem)
 @pytest.mark.parametrize(("channels", "side"), [(1, 28), (3, 32), (3, 224)])
@@ -57,7 +57,7 @@ def test_every_model_maps_images_to_logits(path: Path, channels: int, side: int)
         assert model.eval()(torch.zeros(1, channels, side, side, device="meta")).shape == (1, 7)
 
 
-@pytest.mark.spread(4)
+@pytest.mark.spread(3)
 @pytest.mark.slow
 @pytest.mark.parametrize("path", OF_OTHERS, ids=lambda path: path.stem)
 def test_every_model_of_other_samples_maps_them_to_logits(path: Path) -> None:
@@ -71,7 +71,7 @@ def test_every_model_of_other_samples_maps_them_to_logits(path: Path) -> None:
     assert model.eval()(setting.modality.example().to("meta")).shape == (1, *places, 7)
 
 
-@pytest.mark.spread(9)
+@pytest.mark.spread(6)
 @pytest.mark.parametrize("path", [path for path in OF_IMAGES if path.stem not in BIG], ids=lambda path: path.stem)
 @pytest.mark.parametrize(("channels", "side"), [(1, 28), (3, 32)])
 def test_every_small_model_trains_a_step_in_its_memory_format(path: Path, channels: int, side: int) -> None:

@@ -44,7 +44,7 @@ def test_imagenet_stem_network_is_bit_exact_to_torchvision(arch: str) -> None:
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
-@pytest.mark.spread(7)
+@pytest.mark.spread(4)
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", ONE_OF_EACH_FAMILY)
 def test_imagenet_stem_has_torchvision_state_dict_and_parameters(arch: str) -> None:
@@ -63,7 +63,7 @@ def test_googlenet_has_no_auxiliary_heads_and_returns_logits() -> None:
     assert model(torch.empty(2, 3, 224, 224, device="meta")).shape == (2, 1000)
 
 
-@pytest.mark.spread(4)
+@pytest.mark.spread(2)
 @pytest.mark.parametrize("arch", SMALL)
 @pytest.mark.parametrize(("channels", "side"), [(1, 28), (3, 32)])
 def test_small_images_go_forward_and_backward(arch: str, channels: int, side: int) -> None:
@@ -74,7 +74,7 @@ def test_small_images_go_forward_and_backward(arch: str, channels: int, side: in
     assert first_conv(model).weight.grad.abs().sum() > 0
 
 
-@pytest.mark.spread(3)
+@pytest.mark.spread(2)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("arch", "imagenet_side", "small_side"),
@@ -143,7 +143,7 @@ def test_stem_auto_keeps_a_stem_that_cannot_be_small() -> None:
 
 # How the standard deviation of the first kernel changes from 3 to 12 channels: fan-out and constant ones do not,
 # fan-in ones halve.
-@pytest.mark.spread(4)
+@pytest.mark.spread(2)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("arch", "factor"),

@@ -300,6 +300,7 @@ def test_a_damaged_study_file_is_refused() -> None:
             freeze(plan)
 
 
+@pytest.mark.proof
 @pytest.mark.spread(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(options("study")))

@@ -222,7 +222,7 @@ def test_a_run_repeats_itself(reference, tmp_path):
     agree(uninterrupted(RunPlan(), tmp_path), reference)
 
 
-@pytest.mark.spread(6)
+@pytest.mark.spread(4)
 @pytest.mark.row(13)
 @pytest.mark.parametrize("at", range(1, STEPS + 1))
 def test_interrupted_after_any_step_a_run_ends_the_same(at, reference, tmp_path):
@@ -236,7 +236,7 @@ def test_run_killed_in_any_step_resumes_from_last_interval_save(at, reference, t
     agree(killed(RunPlan(save_steps=2), tmp_path, at), reference)
 
 
-@pytest.mark.spread(13)
+@pytest.mark.spread(8)
 @pytest.mark.slow
 @pytest.mark.row(15)
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -280,7 +280,7 @@ def pairwise(factors: dict[str, Sequence[Any]]) -> list[dict[str, Any]]:
 COMBINATIONS = pairwise(FACTORS)
 
 
-@pytest.mark.spread(8)
+@pytest.mark.spread(5)
 @pytest.mark.slow
 @pytest.mark.row(16)
 @pytest.mark.parametrize("number", range(len(COMBINATIONS)), ids=[str([*c.values()]) for c in COMBINATIONS])
@@ -318,7 +318,7 @@ def test_averages_and_accumulation_in_every_combination(ema, accumulate, whole_r
     agree(interrupted(plan, tmp_path, 7), whole_run(plan))
 
 
-@pytest.mark.spread(8)
+@pytest.mark.spread(5)
 @pytest.mark.slow
 @pytest.mark.row(13, 14)
 @pytest.mark.parametrize("workers", [1, 2])
