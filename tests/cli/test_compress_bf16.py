@@ -14,7 +14,6 @@ pytest.importorskip("onnxruntime")
 
 
 @pytest.mark.proof
-@pytest.mark.spread(1)
 @pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])

@@ -301,7 +301,6 @@ def test_a_damaged_study_file_is_refused() -> None:
 
 
 @pytest.mark.proof
-@pytest.mark.spread(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(options("study")))
 def test_every_study_that_ships_can_be_planned(name: str) -> None:
