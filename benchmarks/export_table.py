@@ -15,7 +15,7 @@ import gc
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import version
@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.alternate import ROOT
+from benchmarks.export_page import CHECKED, cells, page
 from effbench import build
 from effbench.config.compose import compose
 from effbench.config.schema import Config
@@ -43,11 +44,9 @@ from effbench.models import accounting
 from effbench.records import write_text
 from effbench.report.environment import environment
 from effbench.tasks.task import Task
-from effbench.units import human_bytes, human_count
 
 DATA = ROOT / "docs" / "architectures.json"
 PAGE = ROOT / "docs" / "architectures.md"
-CHECKED = ("onnx", "openvino")
 SIZES = {32: 10, 224: 1000}  # pixels: classes
 # The data of models that take no images; every other model of conf/model gets images.
 ON_DATA = {
@@ -260,7 +259,12 @@ def is_done(kept: Mapping[str, Any], case: Case, format_name: str) -> bool:
 
 
 def read() -> dict[str, Any]:
-    kept: dict[str, Any] = json.loads(DATA.read_text(encoding="utf-8")) if DATA.is_file() else {}
+    """The table; a file of before 2026-12 has one machine for all rows, which is then that of each."""
+    kept: dict[str, Any] = json.loads(DATA.read_text(encoding="utf-8")) if DATA.is_file() else {"entries": {}}
+    machine = kept.pop("machine", None)
+    for entry in kept["entries"].values():
+        for file in entry["formats"].values():
+            file.setdefault("machine", machine)
     return kept
 
 
@@ -280,12 +284,12 @@ def measure(case: Case, formats: Sequence[str]) -> None:
         files = {name: {"reason": first_line(error)} for name in missing}
     entry["formats"] = kept.get("entries", {}).get(case.key, {}).get("formats", {})
     for name, file in files.items():
-        entry["formats"][name] = {"versions": versions(name), **file}
-        print(f"  {name}: {file.get('reason') or _cells(file)}", file=sys.stderr, flush=True)
+        entry["formats"][name] = {"versions": versions(name), "machine": _machine(), **file}
+        print(f"  {name}: {file.get('reason') or cells(file)}", file=sys.stderr, flush=True)
     kept = read()  # another process may have measured another case meanwhile
     entries = {**kept.get("entries", {}), case.key: entry}
     order = [each.key for each in sorted(cases(), key=lambda each: (each.model, each.options, each.pixels or 0))]
-    kept = {"machine": _machine(), "entries": {key: entries[key] for key in order if key in entries}}
+    kept = {"entries": {key: entries[key] for key in order if key in entries}}
     write_text(DATA, json.dumps(kept, indent=1) + "\n")
     write_text(PAGE, page(kept))
 
@@ -293,84 +297,6 @@ def measure(case: Case, formats: Sequence[str]) -> None:
 def _machine() -> dict[str, Any]:
     found = environment()
     return {name: found[name] for name in ("cpu", "cpu_capability", "threads")}
-
-
-# --- the page
-
-HEAD = """\
-# Architectures and their exported files
-
-Written by `python -m benchmarks.export_table` from architectures.json: every name of `model=`, exported with the
-functions of `effbench export` and compared with the model in torch.
-
-- Weights are untrained. Parameters that are constant at the start (biases, scales, heads of zeros) get noise, and batch
-  norms the statistics of random images, so that a file without them would fail. Images are random smooth colours with
-  noise at 3 x 32 x 32 (10 classes) and 3 x 224 x 224 (1000 classes); texts and rows are the first of their data.
-- A file passes if at batches of 1, 2 and 7 no output differs by more than 1e-4 of the largest one, and all 9 answers
-  are the same; for texts of a free length also at 1, 2, half and all tokens. "Difference" is the largest one, as a part
-  of the largest output. OpenVINO computes in float32 here.
-- Seconds of processor time are for export and comparison, in one process with one thread, the first with the imports of
-  the exporter.
-"""
-
-
-def page(kept: Mapping[str, Any]) -> str:
-    """docs/architectures.md from the JSON."""
-    columns = ["model", "input", "parameters", "MACs"]
-    for name in CHECKED:
-        columns += [f"{name} file", "difference", "s"]
-    lines = [_row(columns), _row(["---"] * len(columns)), *(_line(entry) for entry in kept["entries"].values())]
-    machine = kept["machine"]
-    used = {name: text for entry in kept["entries"].values() for file in entry["formats"].values()
-            for name, text in file["versions"].items()}  # fmt: skip
-    about = f"{machine['threads']} thread of {machine['cpu']} ({machine['cpu_capability']})"
-    libraries = ", ".join(f"{name} {used[name]}" for name in sorted(used))
-    parts = [
-        HEAD,
-        "\n".join(lines),
-        "\n".join(_notes(kept)),
-        _missing(kept),
-        f"Machine: {about}. Versions: {libraries}.",
-    ]
-    return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
-
-
-def _line(entry: Mapping[str, Any]) -> str:
-    counts = [human_count(entry[name]) if name in entry else "" for name in ("parameters", "macs")]
-    cells = [_name(entry), entry["input"], *counts]
-    for name in CHECKED:
-        file = entry["formats"].get(name)
-        cells += ["", "", ""] if file is None else ["none", "", ""] if "reason" in file else _cells(file)
-    return _row(cells)
-
-
-def _cells(file: Mapping[str, Any]) -> list[str]:
-    return [human_bytes(file["bytes"]), f"{file['relative']:.1e}", f"{file['processor_s']:.0f}"]
-
-
-def _name(entry: Mapping[str, Any]) -> str:
-    return f"`{' '.join([entry['model'], *entry['options']])}`"
-
-
-def _notes(kept: Mapping[str, Any]) -> Iterator[str]:
-    """Why there is no file, and which files take samples of one length only."""
-    for entry in kept["entries"].values():
-        for name, file in entry["formats"].items():
-            where = f"{_name(entry)}, {entry['input']}"
-            if "reason" in file:
-                yield f"- {where}, {name}: none, because {file['reason']}"
-            elif file["free_length"] is False:
-                yield f"- {where}, {name}: the exporter fixes the length, so texts are padded to it."
-
-
-def _missing(kept: Mapping[str, Any]) -> str:
-    there = {entry["model"] for entry in kept["entries"].values()}
-    missing = [f"`{model}`" for model in group_options()["model"] if model not in there]
-    return f"Not measured yet: {', '.join(missing)}." if missing else ""
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 def main() -> None:

@@ -101,7 +101,7 @@ def bench_run(
         output: folder of bench.json, bench.csv and bench.svg; '' is bench/ in the run, or beside the file.
         data_overrides: data keys that replace the run's, as text: {'root': 'DIR'}.
         allow_targets: the user's modules that a _target_ may name.
-        trust: run a file that is a program (TorchScript, torch.export).
+        trust: run a file that is a program (TorchScript, torch.export, ExecuTorch).
         options: fields of effbench.bench.options.BenchOptions, such as backends=["eager"], threads=2.
 
     Returns:
@@ -112,7 +112,7 @@ def bench_run(
         EffbenchError: no backend works.
 
     Example:
-        bench_run(run.folder, backends=["eager", "onnxruntime"])["winners"]
+        bench_run(run.folder, backends=["eager", "onnxruntime"])["verdicts"]["single_stream"]["winner"]
     """
     from effbench.bench.bench import bench
     from effbench.bench.options import bench_options

@@ -15,7 +15,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -220,6 +220,18 @@ def require_writable(folder: Path, elsewhere: str = RUN_FOLDER) -> None:
         raise ConfigError(
             f"the output folder {name} cannot be written ({why}). Choose another with {elsewhere}."
         ) from error
+
+
+def check_replaceable(paths: Iterable[Path], elsewhere: str) -> None:
+    """Raise ConfigError if something that is no file, such as a folder, has one of these names.
+
+    Args:
+        paths: of files that will be written after work of minutes.
+        elsewhere: the option that sets another place, for the message.
+    """
+    for path in paths:
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{path} is no file that could be replaced. Choose another folder with {elsewhere}.")
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ import torch
 from torch import nn
 
 from benchmarks import export_table
-from benchmarks.export_table import DATA, ON_DATA, PAGE, SIZES, TOLERANCE, Case, built, cases, checked, is_done, page
+from benchmarks.export_page import CHECKED, page
+from benchmarks.export_table import ON_DATA, PAGE, SIZES, TOLERANCE, Case, built, cases, checked, is_done, measure
 from effbench.config.static_compose import group_options
 from effbench.export.portable import Portable
 from tests.fitting import IMAGES, takes
@@ -18,8 +20,7 @@ from tests.fitting import IMAGES, takes
 
 @pytest.fixture(scope="module")
 def kept() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(DATA.read_text(encoding="utf-8"))
-    return found
+    return export_table.read()
 
 
 def test_every_model_is_in_the_table_or_named_as_missing(kept: dict[str, Any]) -> None:
@@ -29,7 +30,7 @@ def test_every_model_is_in_the_table_or_named_as_missing(kept: dict[str, Any]) -
             assert f"`{model}`" in PAGE.read_text(encoding="utf-8").partition("Not measured yet: ")[2]
             continue
         assert len(entries) == (1 if model in ON_DATA else len(SIZES)), model
-        assert all(entry["formats"].keys() == set(export_table.CHECKED) for entry in entries), model
+        assert all(entry["formats"].keys() == set(CHECKED) for entry in entries), model
 
 
 def test_every_file_passed_the_gate_or_has_a_reason(kept: dict[str, Any]) -> None:
@@ -64,6 +65,38 @@ def test_a_file_counts_as_done_at_its_versions_only() -> None:
     assert not is_done(content(passed), case, "openvino")
     assert not is_done(content({**passed, "versions": {"torch": "1"}}), case, "onnx")
     assert not is_done(content({"versions": passed["versions"], "reason": "no"}), case, "onnx")
+
+
+def test_each_file_keeps_the_machine_it_was_made_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table of before has one machine for all; the next file is made on another one."""
+    first, second = Case("linear", 32), Case("linear", 224)
+    passed = {"processor_s": 1.0, "bytes": 10, "relative": 0.0, "free_length": None}
+
+    def entry(case: Case) -> dict[str, Any]:
+        return {"model": case.model, "options": [], "input": f"3 x {case.pixels} x {case.pixels}"}
+
+    def cpu(name: str) -> dict[str, Any]:
+        return {"cpu": name, "cpu_capability": "AVX2", "threads": 1}
+
+    old = {**passed, "versions": export_table.versions("onnx")}
+    table = {"machine": cpu("Z80"), "entries": {first.key: {**entry(first), "formats": {"onnx": old}}}}
+    (tmp_path / "table.json").write_text(json.dumps(table))
+    for name, value in {
+        "DATA": tmp_path / "table.json", "PAGE": tmp_path / "table.md", "environment": lambda: cpu("6502"),
+        "built": lambda _: None, "entry_of": lambda case, _: entry(case), "checked": lambda *_: dict(passed),
+    }.items():  # fmt: skip
+        monkeypatch.setattr(export_table, name, value)
+    for case in (first, second):
+        measure(case, ["onnx"])
+    kept = json.loads((tmp_path / "table.json").read_text())
+    files = {key: each["formats"]["onnx"] for key, each in kept["entries"].items()}
+    assert files[first.key] == {**old, "machine": cpu("Z80")}  # kept, and not made again
+    assert files[second.key]["machine"] == cpu("6502")
+    text = (tmp_path / "table.md").read_text()
+    assert "- 1 thread of Z80 (AVX2): `linear`, 3 x 32 x 32 (onnx).\n" in text
+    assert "- 1 thread of 6502 (AVX2): `linear`, 3 x 224 x 224 (onnx).\n" in text
+    kept["entries"][second.key]["formats"]["onnx"]["versions"] = {"torch": "9.9"}
+    assert f"torch {export_table.versions('onnx')['torch']} and 9.9" in page(kept)
 
 
 def test_large_models_come_last_and_a_name_limits_them() -> None:

@@ -33,8 +33,8 @@ PLAN: dict[str, tuple[tuple[str, ...], str]] = {
     "resnet50 224": (("model=resnet50", *LARGE), "<= 0.20"),
     "swin_t 224": (("model=swin", *LARGE), "<= 0.40"),
 }
-INT8 = ("backend=onnxruntime", "backend=openvino")
 QUICK = ("rounds=3", "seconds=0.1", "backends=[onnxruntime]", "calibration=64")  # it is measured again in the row
+INT8 = (("backend=onnxruntime", *QUICK), ("backend=openvino", *QUICK, "backends=[openvino_f32]"))
 ROUNDS, SECONDS = 5, 1.0
 NOTE = (
     "Weights of one or two short epochs (Fashion-MNIST at 32 px; at 224 px 128 synthetic images). Every backend of "
@@ -51,7 +51,7 @@ def _of(name: str, words: Sequence[str], target: str) -> Figure:
     run = trained(name.replace(" ", "_"), words)
     before = run_source(run, "best", {}, (), SAMPLES)
     sides = [side_of("float", run, before, DEFAULT)]
-    folders = [compressed(run, ("method=quantize", backend, *QUICK)) for backend in INT8]
+    folders = [compressed(run, ("method=quantize", *words)) for words in INT8]
     sides += [side_of("int8", folder, before, ()) for folder in folders if folder is not None]
     found = in_turns(sides, ROUNDS, SECONDS)
     best = found.best()

@@ -39,8 +39,8 @@ def judged(source: Source, reference: Tensor, got: Tensor) -> dict[str, Any]:
     """
     if got.shape != reference.shape:
         raise EffbenchError(f"wrong answers: outputs {tuple(got.shape)}, the model's are {tuple(reference.shape)}")
-    if bool(reference.isfinite().all()) and not bool(got.isfinite().all()):
-        raise EffbenchError("wrong answers: outputs that are not finite")
+    if bool(reference.isfinite().all()):
+        finite(got)
     parity = _parity(source.task, reference, got)
     facts: dict[str, Any] = {"parity": {key: parity[key] for key in _PARITY_KEYS}}
     if source.task is None or source.targets is None:
@@ -48,6 +48,13 @@ def judged(source: Source, reference: Tensor, got: Tensor) -> dict[str, Any]:
     lost, what = _lost(source.task, source.targets, reference, got, parity["agreeing"])
     points = asdict(lost.times(100.0))
     return {**facts, "metrics": _metrics(source.task, source.targets, got), "lost": points, "lost_of": what}
+
+
+def finite(outputs: Tensor) -> Tensor:
+    """Return the outputs. Raise EffbenchError if one of them is not finite."""
+    if not bool(outputs.isfinite().all()):
+        raise EffbenchError("wrong answers: outputs that are not finite")
+    return outputs
 
 
 _PARITY_KEYS = ("max_difference", "largest_logit", "relative", "samples", "agreement")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from effbench.bench.options import BenchOptions
 from effbench.cache_dir import expanded
 from effbench.config.arguments import check_list, check_path, check_text, check_texts_by_key
 from effbench.config.compose import compose
 from effbench.errors import ConfigError
+from effbench.records import read_summary
 from effbench.report.compression import compressed_file
+
+if TYPE_CHECKING:
+    from effbench.bench.sources import Source
 
 FOLDER = "bench"  # in the run's folder, or beside an exported file
 
@@ -54,29 +58,38 @@ def bench(
     if path.is_file():
         if checkpoint != "best":
             raise ConfigError("checkpoint is of a run: an exported file has its own. Leave it out.")
-        _check_folder(folder)
-        from effbench.export.opening import open_export
-
-        file = open_export(path, trust)
-        from effbench.bench.sources import file_source
-
-        return _published(file_source(file, data, allow_targets, chosen.samples), chosen, folder)
+        return _measured(lambda: _of_file(path, trust, data, allow_targets, chosen.samples), chosen, folder)
     if trust:
         raise ConfigError("trust is for an exported file that is a program; a run needs none. Leave it out.")
-    from effbench.records import read_summary
-
     read_summary(path)  # names a folder that holds no run
-    _check_folder(folder)
     if (quantized := compressed_file(path)) is not None:
         if checkpoint != "best":
             raise ConfigError(f"{path} is quantized and holds one checkpoint. Leave checkpoint={checkpoint} out.")
-        return _published(_quantized(path, quantized, data, allow_targets, chosen.samples), chosen, folder)
+        return _measured(lambda: _quantized(path, quantized, data, allow_targets, chosen.samples), chosen, folder)
+    return _measured(lambda: _of_run(path, checkpoint, data, allow_targets, chosen.samples), chosen, folder)
+
+
+# Each imports torch, so that it is called after all checks.
+
+
+def _of_file(path: Path, trust: bool, data: Mapping[str, str], allow_targets: Sequence[str], count: int) -> Source:
+    """Return an exported file as a source; see `file_source`."""
+    from effbench.export.opening import open_export
+
+    file = open_export(path, trust)
+    from effbench.bench.sources import file_source
+
+    return file_source(file, data, allow_targets, count)
+
+
+def _of_run(path: Path, checkpoint: str, data: Mapping[str, str], allow_targets: Sequence[str], count: int) -> Source:
+    """Return a run as a source; see `run_source`."""
     from effbench.bench.sources import run_source
 
-    return _published(run_source(path, checkpoint, data, allow_targets, chosen.samples), chosen, folder)
+    return run_source(path, checkpoint, data, allow_targets, count)
 
 
-def _quantized(path: Path, file: Path, data: Mapping[str, str], allow_targets: Sequence[str], count: int) -> Any:
+def _quantized(path: Path, file: Path, data: Mapping[str, str], allow_targets: Sequence[str], count: int) -> Source:
     """Return the file of a quantized run as a source; see `quantized_source`."""
     from effbench.bench.sources import quantized_source
     from effbench.export.opening import open_export
@@ -102,32 +115,32 @@ def bench_untrained(
         The content of bench.json, with `path` of that file if it was written.
     """
     check_path("output", output)
-    config = compose(overrides, config_dir)
-    if output:
-        _check_folder(expanded(output))
-    from effbench.bench.sources import untrained_source
+    config, chosen = compose(overrides, config_dir), options or BenchOptions()
 
-    chosen = options or BenchOptions()
-    return _published(untrained_source(config, chosen.samples), chosen, expanded(output) if output else None)
+    def untrained() -> Source:
+        from effbench.bench.sources import untrained_source
 
+        return untrained_source(config, chosen.samples)
 
-def _check_folder(folder: Path) -> None:
-    """Refuse a folder that cannot be written before minutes of measuring."""
-    from effbench.bench.record import ELSEWHERE
-    from effbench.records import require_writable
-
-    made = not folder.exists()
-    require_writable(folder, ELSEWHERE)
-    if made:
-        folder.rmdir()
+    return _measured(untrained, chosen, expanded(output) if output else None)
 
 
-def _published(source: Any, options: BenchOptions, folder: Path | None) -> dict[str, Any]:
-    from effbench.bench.record import write_record
-    from effbench.bench.run import bench_source
+def _measured(make: Callable[[], Source], options: BenchOptions, folder: Path | None) -> dict[str, Any]:
+    """Measure a source and return the record.
 
-    record = bench_source(source, options)
-    if folder is None:
-        return record
-    write_record(folder, record)
+    Args:
+        make: returns the source.
+        options: how to measure.
+        folder: of the files; None: none are written.
+    """
+    from effbench.bench.record import NAMES, taken, write_record
+
+    with taken(folder, NAMES):
+        source = make()
+        from effbench.bench.run import bench_source
+
+        record = bench_source(source, options)
+        if folder is None:
+            return record
+        write_record(folder, record)
     return {**record, "path": str(folder / "bench.json")}

@@ -12,6 +12,10 @@ from effbench.config.arguments import check_list
 from effbench.config.compose import compose
 from effbench.config.options import COUNT
 from effbench.errors import ConfigError
+from effbench.records import read_summary
+from effbench.redaction import redact
+from effbench.report.compression import read_compression
+from effbench.strict_json import json_text
 
 LEAST_STEPS = 10  # the first 5 are a warm-up
 
@@ -46,40 +50,44 @@ def bench_train(
     check_counts(rounds=rounds, threads=threads)
     if COUNT.check(steps, "steps") < LEAST_STEPS:
         raise ConfigError(f"steps must be at least {LEAST_STEPS}, of which 5 warm up; got {steps}.")
+    place = run_in(words)
+    folder = expanded(output) if output else None if place is None else place / "bench"
+    config = compose(words, config_dir) if place is None else None
+    if place is not None:
+        _check_trained(place)
+    from effbench.bench.record import taken, write_files
+
+    with taken(folder, ("train.png", "train.json")):
+        # imports torch: only after the checks
+        from effbench.bench.training import bench_training, run_config
+
+        config = config or run_config(words[0], targets)
+        record = bench_training(config, steps, rounds, threads, "" if place is None else words[0])
+        if folder is None:
+            return record
+        from effbench.bench.training_table import draw_training
+
+        draw_training(folder / "train.png", record)
+        write_files(folder, {"train.json": json_text(redact(record))})
+    return {**record, "path": str(folder / "train.json")}
+
+
+def run_in(words: Sequence[str]) -> Path | None:
+    """Return the run's folder that the words name; None for overrides."""
     # overrides have an equals sign, and so may a folder's name
-    of_run = len(words) == 1 and ("=" not in words[0] or expanded(words[0]).is_dir())
-    folder = expanded(output) if output else expanded(words[0]) / "bench" if of_run else None
-    config = None if of_run else compose(words, config_dir)
-    from effbench.bench.training import bench_training, run_config
-
-    config = config or run_config(words[0], targets)
-    record = bench_training(config, steps, rounds, threads, words[0] if of_run else "")
-    if folder is None:
-        return record
-    from effbench.bench.training_table import draw_training
-
-    path = publish(folder, "train.json", record)
-    draw_training(folder / "train.png", record)
-    return {**record, "path": str(path)}
+    one = len(words) == 1 and ("=" not in words[0] or expanded(words[0]).is_dir())
+    return expanded(words[0]) if one else None
 
 
-def publish(folder: Path, name: str, record: dict[str, Any]) -> Path:
-    """Write a record as JSON and return its path. Raises EffbenchError if it cannot be written.
-
-    Args:
-        folder: created if missing.
-        name: of the file.
-        record: its content.
-    """
-    from effbench.bench.record import ELSEWHERE
-    from effbench.records import replacing
-    from effbench.redaction import redact
-    from effbench.run.lock import holding
-    from effbench.strict_json import json_text
-
-    with holding(folder, ELSEWHERE), replacing(folder / name, elsewhere=ELSEWHERE) as stream:
-        stream.write((json_text(redact(record)) + "\n").encode("utf-8", errors="backslashreplace"))
-    return folder / name
+def _check_trained(place: Path) -> None:
+    """Raise ConfigError unless the folder holds a run whose config is that of its model."""
+    read_summary(place)  # names a folder that holds no run
+    record = read_compression(place) or {}
+    if record.get("channels") or record.get("file"):
+        raise ConfigError(
+            f"mode=train trains the model of a run's config, and that of {place} was changed by effbench compress "
+            f"(method={record['method']}): the numbers would be of another model. Give the run before it."
+        )
 
 
 def bench_layers(
@@ -142,18 +150,16 @@ def _counts(values: Sequence[int], key: str) -> list[int]:
 
 def _pairs(kind: str, cases: Sequence[dict[str, int]], rounds: int, threads: int, output: str) -> dict[str, Any]:
     check_counts(rounds, threads)
-    from effbench.bench.primitives import bench_pairs
+    from effbench.bench.record import taken, write_files
 
-    record = bench_pairs(kind, cases, rounds, threads)
-    if not output:
-        return record
-    from effbench.bench.pairs_table import pairs_sheet
-    from effbench.bench.record import ELSEWHERE
-    from effbench.records import replacing
+    folder = expanded(output) if output else None
+    with taken(folder, (f"{kind}.svg", f"{kind}.json")):
+        from effbench.bench.primitives import bench_pairs
 
-    folder = expanded(output)
-    path = publish(folder, f"{kind}.json", record)
-    if (drawn := pairs_sheet(record)) is not None:
-        with replacing(folder / f"{kind}.svg", elsewhere=ELSEWHERE) as stream:
-            stream.write((drawn + "\n").encode())
-    return {**record, "path": str(path)}
+        record = bench_pairs(kind, cases, rounds, threads)
+        if folder is None:
+            return record
+        from effbench.bench.pairs_table import pairs_sheet
+
+        write_files(folder, {f"{kind}.svg": pairs_sheet(record), f"{kind}.json": json_text(redact(record))})
+    return {**record, "path": str(folder / f"{kind}.json")}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from effbench.errors import EffbenchError, MissingExtraError, first_line
 from effbench.export.formats import FORMATS, export_bytes, require_libraries
 from effbench.export.interface import unfit_reason
 from effbench.export.portable import Portable
+
+_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
 
 @dataclass(frozen=True)
@@ -132,8 +135,6 @@ def _export(source: Source, format_name: str, path: Path, most: int) -> None:
 def _write_aot_inductor(source: Source, path: Path) -> None:
     from torch._inductor import aoti_compile_and_package
 
-    # kernels for the next measurement: here a cache of the user's would only grow
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(path.parent / "inductor"))
     given = source.files.get("torch_export")
     if given is None:
         with torch.no_grad():
@@ -143,8 +144,22 @@ def _write_aot_inductor(source: Source, path: Path) -> None:
     else:
         with given.open("rb") as stream:
             program = torch.export.load(stream)
-    with torch.no_grad():
+    with _own_cache(path.parent / "inductor"), torch.no_grad():
         aoti_compile_and_package(program, package_path=str(path))
+
+
+@contextmanager
+def _own_cache(folder: Path) -> Iterator[None]:
+    """Let the compiler keep its kernels in a folder of this measurement: a cache of the user's would only grow."""
+    before = os.environ.get(_CACHE)
+    os.environ[_CACHE] = str(folder)
+    try:
+        yield
+    finally:  # a notebook goes on, and the folder does not
+        if before is None:
+            del os.environ[_CACHE]
+        else:
+            os.environ[_CACHE] = before
 
 
 # suffix and writer of the kinds that are no format of `effbench export`

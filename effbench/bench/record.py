@@ -4,18 +4,41 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from effbench.bench.figure import latency_sheet
 from effbench.escaping import csv_cell
-from effbench.records import replacing
+from effbench.records import check_replaceable, replacing
 from effbench.redaction import redact, redact_environment
 from effbench.run.lock import holding
 from effbench.strict_json import json_text
 
 ELSEWHERE = "output=FOLDER"
+NAMES = ("bench.csv", "bench.svg", "bench.json")  # in the order in which they are written
+
+
+@contextmanager
+def taken(folder: Path | None, names: Sequence[str]) -> Iterator[None]:
+    """Hold the folder of a result during its measurement, so that one that cannot be written is refused before it.
+
+    A folder that is made for it is removed again if it stays empty.
+
+    Args:
+        folder: of the result; None: nothing is written.
+        names: of the files that will be replaced in it.
+
+    Raises:
+        ConfigError: the folder or a file cannot be written, or another process measures for the same folder.
+    """
+    if folder is None:
+        yield
+        return
+    check_replaceable((folder / name for name in names), ELSEWHERE)
+    with holding(folder, ELSEWHERE):
+        yield
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> list[Path]:
@@ -24,10 +47,24 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> list[Path]:
     Raises:
         EffbenchError: the folder cannot be written.
     """
-    texts = {"bench.csv": _csv(record), "bench.svg": latency_sheet(record), "bench.json": json_text(redact(record))}
+    csv_text, figure, record_text = _csv(record), latency_sheet(record), json_text(redact(record))
+    return write_files(folder, dict(zip(NAMES, (csv_text, figure, record_text), strict=True)))
+
+
+def write_files(folder: Path, texts: Mapping[str, str | None]) -> list[Path]:
+    """Write the files of a measurement, each completely or not at all, and return their paths.
+
+    Args:
+        folder: created if missing.
+        texts: name -> content without the last line break. None: there is no such file, and one of an earlier
+            measurement is removed.
+
+    Raises:
+        EffbenchError: the folder cannot be written.
+    """
     with holding(folder, ELSEWHERE):
         for name, text in texts.items():
-            if text is None:  # an older figure would be of another measurement
+            if text is None:
                 (folder / name).unlink(missing_ok=True)
                 continue
             with replacing(folder / name, elsewhere=ELSEWHERE) as stream:

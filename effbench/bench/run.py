@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from effbench.bench.analysis import at_size, estimates, ratio
-from effbench.bench.answers import ANSWER_BATCH, judged, reference_answers
+from effbench.bench.answers import ANSWER_BATCH, finite, judged, reference_answers
 from effbench.bench.backends import BACKENDS, has_bf16
 from effbench.bench.measure import TURNS, Arm, answers_of, measure
 from effbench.bench.options import BenchOptions
@@ -50,8 +50,7 @@ def bench_source(source: Source, options: BenchOptions) -> dict[str, Any]:
         rows, arms = answering(source, options, folder)
         working = [arm for arm in arms if not arm.failed]
         if not working:
-            reasons = "; ".join(f"{name}: {row['reason']}" for name, row in rows.items())
-            raise EffbenchError(f"no backend works for this model: {reasons}")
+            raise EffbenchError(_none_works(rows))
         # the first one that works, which is eager where there is one
         first = working[0]
         control = Arm(first.name + AGAIN, first.backend, first.file)
@@ -59,7 +58,15 @@ def bench_source(source: Source, options: BenchOptions) -> dict[str, Any]:
     for arm in working:
         if arm.failed:
             rows[arm.name] |= {"status": "failed", "reason": arm.failed}
-    return _record(source, options, rows, [arm for arm in working if not arm.failed], first, control)
+    measured = [arm for arm in working if not arm.failed]
+    if not measured:  # an earlier result stays
+        raise EffbenchError(_none_works(rows))
+    return _record(source, options, rows, measured, first, control)
+
+
+def _none_works(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    reasons = "; ".join(f"{name}: {row['reason']}" for name, row in rows.items())
+    return f"no backend works for this model: {reasons}"
 
 
 @contextmanager
@@ -100,9 +107,9 @@ def answering(source: Source, options: BenchOptions, folder: Path) -> tuple[dict
         got = answers_of(arm, samples, ANSWER_BATCH, folder, options.threads)
         if got is not None:
             tensor = torch.from_numpy(got)
-            if reference is None:  # a file without its run
-                reference, reference_name = tensor, backend.name
             try:
+                if reference is None:  # a file without its run
+                    reference, reference_name = finite(tensor), backend.name
                 row |= {
                     "bytes": path.stat().st_size,
                     **judged(source, reference, tensor),

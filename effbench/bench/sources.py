@@ -13,16 +13,17 @@ from torch import Tensor
 
 from effbench import build
 from effbench.config.schema import Config
-from effbench.disk import followed
-from effbench.errors import EffbenchError
+from effbench.errors import ConfigError, EffbenchError
 from effbench.export.opening import Opened
 from effbench.export.portable import Portable, portable
 from effbench.models import accounting
 from effbench.report.compression import read_compression
 from effbench.run.compared import compared_samples
+from effbench.run.exported import run_folder
 from effbench.run.load import load_run, with_data
 from effbench.run.validate import own_setting
-from effbench.training.checkpoint_files import read_manifest, weights_digest
+from effbench.training.checkpoint_files import read_manifest
+from effbench.training.manifest import stated_digest, weights_digest
 
 if TYPE_CHECKING:
     from effbench.run.run import Run
@@ -84,10 +85,12 @@ def source_of(run: Run, checkpoint: str, count: int) -> Source:
     saved = run.checkpoint(checkpoint).resolve()  # once: a run in training moves `best` and `last`
     which, samples, targets = compared_samples(run, count)
     costs = {key: run.summary["model"][key] for key in ("parameters", "macs")}
+    manifest = read_manifest(saved)
     facts = {
         "kind": "run",
         "run": str(run.folder),
-        "checkpoint": {"name": checkpoint, "step": read_manifest(saved)["step"]},
+        "checkpoint": {"name": checkpoint, "step": manifest["step"]},
+        "weights_sha256": weights_digest(manifest),
         "model": {"name": run.config.model.label, **costs},
     }
     unit = run.modality().unit
@@ -137,24 +140,50 @@ def file_source(file: Opened, data: Mapping[str, str], allow_targets: Sequence[s
         allow_targets: the user's modules that a _target_ may name.
         count: at most so many samples.
     """
-    facts = {"kind": "file", "file": str(file.path), "format": file.record["format"], "model": file.record["model"]}
-    files = {str(file.record["format"]): file.path}
+    facts, files = _of_file(file), {str(file.record["format"]): file.path}
     unit = str(file.record["input"]["name"]).removesuffix("s")
     try:
-        own = run_source(file.record["run"], file.record["checkpoint"]["name"], data, allow_targets, count)
+        own = run_source(_run_of(file), file.record["checkpoint"]["name"], data, allow_targets, count)
     except (EffbenchError, OSError, KeyError, TypeError) as error:
         if data:  # asked for: the reason matters
             raise
         log.info(f"note: accuracy is not reported, because the file's run cannot be read: {error}")
         return Source(facts, _of_record(file, count), unit, files=files, no_accuracy="the file's run cannot be read")
-    trained, exported = own.facts["checkpoint"]["step"], file.record["checkpoint"].get("step")
-    if trained != exported:
-        log.info(
-            f"note: the file is of step {exported} and the run's checkpoint of step {trained}: export again for a "
-            "comparison with the run's model"
-        )
+    if other := _other_weights(file.record, own.facts):
+        log.info(f"note: {other}: export again for a comparison with the run's model")
         return Source(facts, own.samples, unit, None, files, own.targets, own.split, own.task)
     return Source(facts, own.samples, own.unit, own.model, files, own.targets, own.split, own.task)
+
+
+def _of_file(file: Opened) -> dict[str, Any]:
+    """Return what a record says of a file. The file's record may be a stranger's, without the model's name."""
+    model = {"name": file.path.name, **file.record["model"]}
+    return {"kind": "file", "file": str(file.path), "format": file.record["format"], "model": model}
+
+
+def _run_of(file: Opened) -> Path:
+    """Return the folder of the run that a file was exported from. Raises ConfigError if it is not there."""
+    folder = run_folder(file)
+    if folder is None:
+        raise ConfigError(f"{file.record['run']} is not a run: there is no such folder, or it holds no summary.json.")
+    return folder
+
+
+def _other_weights(record: Mapping[str, Any], trained: Mapping[str, Any]) -> str | None:
+    """Return in words that an exported file has other weights than a run's checkpoint; None if it has the same.
+
+    Args:
+        record: of the file.
+        trained: facts of the run's checkpoint.
+    """
+    step, exported = trained["checkpoint"]["step"], record["checkpoint"].get("step")
+    digest = record.get("weights_sha256")
+    # a record of an older effbench has only the step
+    if (step == exported) if digest is None else (trained["weights_sha256"] == digest):
+        return None
+    if step != exported:
+        return f"the file is of step {exported} and the run's checkpoint of step {step}"
+    return f"the file has other weights than the run's checkpoint, though both are of step {step}"
 
 
 def quantized_source(
@@ -178,8 +207,7 @@ def quantized_source(
     )
     run = with_data(load_run(folder, allow_targets), dict(data), "cpu")
     which, samples, targets = compared_samples(run, count)
-    facts = {"kind": "file", "file": str(file.path), "format": file.record["format"], "model": file.record["model"]}
-    files = {str(file.record["format"]): file.path}
+    facts, files = _of_file(file), {str(file.record["format"]): file.path}
     return Source(facts, samples, run.modality().unit, None, files, targets, which, run.task)
 
 
@@ -188,13 +216,9 @@ def _run_before(folder: Path) -> Path | None:
     source = (read_compression(folder) or {}).get("source")
     if source is None:
         return None
-    before = folder / source["run"]
-    try:
-        saved = followed(before / "checkpoints" / source["checkpoint"]["name"])
-        same = weights_digest(read_manifest(saved)) == source["weights_sha256"]
-    except (EffbenchError, OSError, KeyError, TypeError, ValueError):
-        return None
-    return before if same else None
+    before, checkpoint, digest = folder / source["run"], source.get("checkpoint"), source.get("weights_sha256")
+    name = checkpoint.get("name") if isinstance(checkpoint, Mapping) else None
+    return before if digest is not None and stated_digest(before, name) == digest else None
 
 
 def _of_record(file: Opened, count: int) -> Tensor:

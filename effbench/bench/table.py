@@ -68,7 +68,8 @@ def _print_throughput(arms: Sequence[Mapping[str, Any]], record: Mapping[str, An
 
 
 def _value(arm: Mapping[str, Any], metric: str) -> str:
-    return display_of(metric).text(arm["metrics"][metric])
+    value = arm["metrics"].get(metric)  # it may be undefined for the answers of one backend
+    return "-" if value is None else display_of(metric).text(value)
 
 
 def _ms(found: Mapping[str, Any] | None, name: str) -> str:

@@ -70,7 +70,9 @@ def run_config(folder: str | Path, allow_targets: Sequence[str] = ()) -> Config:
 def _shortened(config: Config, steps: int, threads: int) -> dict[str, Any]:
     """Return the config's content for a few steps, without what is no training step."""
     content = config.to_dict()
-    content["trainer"] |= {"max_steps": steps, "limit_val_batches": 1, "limit_test_batches": 0}
+    # the other ends of the run's training would come before that of the measurement, or contradict it
+    content["trainer"] |= {"max_steps": steps, "max_epochs": None, "min_steps": None, "max_time": None}
+    content["trainer"] |= {"limit_val_batches": 1, "limit_test_batches": 0}
     content["checkpoint"] |= {"save_last": False, "save_top_k": 0}
     content["early_stopping"]["enabled"] = False
     content["device"] |= {"name": "cpu", "threads": threads}

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from effbench.bench.analysis import STATISTICS, Process, at_size, calls_of, drift_seen, ratio, worst_drift
+from effbench.bench.options import LEAST_ROUNDS
 from effbench.disturbance import DRIFT
 from effbench.report.deployment import SINGLE_STREAM
 from effbench.stats import Interval, positive_interval
@@ -57,8 +58,9 @@ def trust(first: Sequence[Process], again: Sequence[Process], every: Sequence[Pr
     control, margin, reasons = {}, 0.0, []
     for size in sizes:
         found = ratio(at_size(again, size), at_size(first, size))
-        if found is None:
-            if at_size(first, size):
+        # of fewer rounds there is no interval to speak of: one of the two has failed
+        if found is None or found.n < LEAST_ROUNDS:
+            if at_size(every, size):
                 margin = max(margin, UNCONTROLLED)
                 reasons.append(f"the control, a second measurement of the same backend, failed at batch {size}")
             continue

@@ -6,7 +6,16 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from effbench.cli.flags import VERB_FLAGS, Arguments, parse_flags, partition_words, show_help, truth
+from effbench.cli.flags import (
+    VERB_FLAGS,
+    Arguments,
+    given_value,
+    parse_flags,
+    partition_words,
+    refuse_config_dir,
+    show_help,
+    truth,
+)
 from effbench.errors import ConfigError, unknown_name
 from effbench.export.formats import PROGRAMS
 from effbench.strict_json import print_json
@@ -44,10 +53,7 @@ output=FOLDER).
 Compare depthwise separable with standard convolutions, or local with dense attention: parameters, MACs, time, and the
 formula beside the measurement. Files (JSON, SVG) are written with output=FOLDER."""
 
-_OWN = {
-    "backends": "[]", "batch_sizes": "[1,8,32]", "threads": "1", "rounds": "5", "seconds": "2", "samples": "512",
-    "max_drop": "0.5",
-}  # fmt: skip
+_OWN = ("backends", "batch_sizes", "threads", "rounds", "seconds", "samples", "max_drop")  # of BenchOptions
 
 
 def main(words: Sequence[str]) -> int:
@@ -66,6 +72,7 @@ def _inference(words: Sequence[str], arguments: Arguments) -> int:
     if any(word.startswith(("model=", "recipe=")) for word in words):
         record = _untrained(words, arguments.get("config_dir"))
     else:
+        refuse_config_dir(arguments, "a run or a file")
         record = _trained(words)
     return _shown(record, arguments, "table")
 
@@ -90,13 +97,15 @@ def _shown(record: Mapping[str, Any], arguments: Arguments, module: str) -> int:
 
 
 def _train(words: Sequence[str], arguments: Arguments) -> int:
-    from effbench.bench.modes import bench_train
+    from effbench.bench.modes import bench_train, run_in
     from effbench.run.load import targets_from
 
     options = {"steps": "45", "rounds": "5", "threads": "1", "output": "", "allow_targets": "[]"}
     rest = _taken(words, options)
     numbers = {key: _number(options[key], key) for key in ("steps", "rounds", "threads")}
     targets = targets_from(options["allow_targets"])
+    if run_in(rest) is not None:
+        refuse_config_dir(arguments, "a run")
     record = bench_train(
         rest, output=options["output"], targets=targets, config_dir=arguments.get("config_dir"), **numbers
     )
@@ -128,6 +137,7 @@ def _pairs(
         arguments: for the flags.
         own: options of the mode; lists are written in brackets.
     """
+    refuse_config_dir(arguments, f"mode={mode}")
     options = {**own, "rounds": "5", "threads": "1", "output": ""}
     for word in _taken(words, options):
         raise ConfigError(unknown_name(f"option of mode={mode}", word.partition("=")[0], options))
@@ -152,7 +162,7 @@ def _taken(words: Sequence[str], options: dict[str, str]) -> list[str]:
     for word in words:
         key, equals, value = word.partition("=")
         if equals and key in options:
-            options[key] = value
+            options[key] = given_value(key, value)
         else:
             rest.append(word)
     return rest
@@ -168,7 +178,7 @@ def _trained(words: Sequence[str]) -> dict[str, Any]:
     from effbench.bench.bench import bench
     from effbench.run.load import targets_from
 
-    options = {**_OWN, "checkpoint": "best", "output": "", "trust": "false", "allow_targets": "[]"}
+    options = {**dict.fromkeys(_OWN, ""), "checkpoint": "best", "output": "", "trust": "false", "allow_targets": "[]"}
     places, data = partition_words(words, options)
     if not places:
         raise ConfigError("what is to be measured? Give a run folder, an exported file or model=NAME.")
@@ -182,7 +192,7 @@ def _trained(words: Sequence[str]) -> dict[str, Any]:
 def _untrained(words: Sequence[str], config_dir: str | None) -> dict[str, Any]:
     from effbench.bench.bench import bench_untrained
 
-    options = {**_OWN, "output": ""}
+    options = {**dict.fromkeys(_OWN, ""), "output": ""}
     rest = _taken(words, options)
     if any(word.startswith("checkpoint=") for word in rest):
         raise ConfigError("checkpoint is of a run; model=NAME has untrained weights. Leave it out.")
@@ -190,10 +200,10 @@ def _untrained(words: Sequence[str], config_dir: str | None) -> dict[str, Any]:
 
 
 def _parsed(options: Mapping[str, str]) -> Any:
-    """Return the checked options; their values are read as YAML."""
-    from effbench.bench.options import BenchOptions
+    """Return the checked options; the values of those that the user has set are read as YAML."""
+    from effbench.bench.options import bench_options
 
-    values = {key: _number(options[key], key) for key in _OWN}
+    values = {key: _number(options[key], key) for key in _OWN if options[key]}
     # one value without brackets
-    values |= {key: [values[key]] for key in ("backends", "batch_sizes") if not isinstance(values[key], list)}
-    return BenchOptions(**values)
+    values |= {key: [values[key]] for key in ("backends", "batch_sizes") if not isinstance(values.get(key, []), list)}
+    return bench_options(values)

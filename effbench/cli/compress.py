@@ -45,8 +45,9 @@ sweep: a run a ratio in RUN-METHOD-sweep, with tradeoff.json, .csv and .svg: acc
 
 target: tries 8 bits for both runtimes, then structured pruning by more and more, with and without 8 bits, until the
 latency (fastest backend) or the size (smallest file) is reached at a loss of at most `max_drop` points of validation
-accuracy; after `minutes` no candidate is begun. latency/4 and size/4 are a quarter of what RUN has. Writes the best in
-RUN-target; if it does not reach the target, it is the nearest, and the exit code is 3."""
+accuracy; after `minutes` no candidate is begun. latency/4 and size/4 are a quarter of what RUN has. Each candidate is
+measured with rounds=3 seconds=0.5. Writes the best in RUN-target; if it does not reach the target, it is the nearest,
+and the exit code is 3."""
 
 _TEXTS = ("scheme", "backend")  # the others are read as YAML
 _SEARCH = ("max_drop", "minutes", "epochs")  # options beside target=

@@ -12,8 +12,9 @@ from effbench.cli.flags import VERB_FLAGS, parse_flags, show_help
 from effbench.errors import ConfigError, unknown_name
 from effbench.escaping import for_terminal
 from effbench.explain import TAKES_RUN, TOPICS
-from effbench.records import output_problem, require_writable
+from effbench.records import output_problem
 from effbench.run.load import load_run, targets_from
+from effbench.run.lock import holding
 from effbench.strict_json import print_json
 
 if TYPE_CHECKING:
@@ -130,5 +131,6 @@ def _checked_output(text: str) -> Path | None:
     elif output.suffix and not output.is_dir():
         raise ConfigError(f"output={text} must end in .html, for a page, or be a folder's name, for Markdown.")
     else:
-        require_writable(output, "output=FOLDER")
+        with holding(output, "output=FOLDER"):
+            pass  # it can be written; a folder that was made for this is removed again
     return output

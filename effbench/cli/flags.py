@@ -160,7 +160,7 @@ def partition_words(words: Sequence[str], options: dict[str, str]) -> tuple[list
         (folders, data key -> value).
 
     Raises:
-        ConfigError: an option has no value, such as that of a shell variable that is not set.
+        ConfigError: an option has no value.
     """
     folders, data_overrides = [], {}
     for word in words:
@@ -168,12 +168,26 @@ def partition_words(words: Sequence[str], options: dict[str, str]) -> tuple[list
         if key.startswith("data.") and equals:
             data_overrides[key.removeprefix("data.")] = value
         elif key in options and equals:
-            if not value.strip():
-                raise ConfigError(f"{key}= has no value. Write one, or leave it out.")
-            options[key] = value
+            options[key] = given_value(key, value)
         else:
             folders.append(word)
     return folders, data_overrides
+
+
+def given_value(key: str, value: str) -> str:
+    """Return the value of an option. Raise ConfigError for none, such as that of a shell variable that is not set."""
+    if not value.strip():
+        raise ConfigError(f"{key}= has no value. Write one, or leave it out.")
+    return value
+
+
+def refuse_config_dir(arguments: Arguments, what: str) -> None:
+    """Raise ConfigError for a --config-dir from which nothing would be read. what: what was given, not overrides."""
+    if arguments.has("config_dir"):
+        raise ConfigError(
+            f"--config-dir holds groups for overrides such as model=NAME, and {what} takes none. Leave it out. Modules "
+            "of your own (allow_targets=[MODULE]) are found in the current folder or in PYTHONPATH."
+        )
 
 
 def truth(key: str, text: str) -> bool:

@@ -41,6 +41,8 @@ def main(words: Sequence[str]) -> int:
         )
     if arguments.has("json") and name != "ls":
         raise ConfigError(f"effbench recipe {name} has no --json; effbench recipe ls --json has.")
+    if arguments.has("config_dir") and name != "validate":
+        raise ConfigError(f"effbench recipe {name} has no --config-dir; effbench recipe validate has.")
     # arguments from flags, which only these actions have
     own: dict[str, list[bool | str | None]] = {"ls": [arguments.has("json")], "validate": [arguments.get("config_dir")]}
     _ACTIONS[name](*rest, *own.get(name, []))

@@ -67,6 +67,9 @@ def main(words: Sequence[str]) -> int:
         raise ConfigError(f"output={output}: {why}. Give the page's name, such as output=report.html.")
     if page.suffix not in (".html", ".htm"):
         raise ConfigError(f"output={output} must end in .html, so that a browser shows it as a page.")
+    for side in _sides(page).values():
+        if why := output_problem(side):
+            raise ConfigError(f"output={output}: {side} is written beside it, and {why}. Give the page another name.")
     return report(paths, page, arguments.has("json"))
 
 
@@ -121,11 +124,16 @@ def _write_deployment(found: Sequence[TradeOff], page: Path) -> list[Path]:
 
     texts = {".csv": trade_off_csv(found), ".svg": trade_off_sheet(found)}
     paths = []
-    for suffix, text in texts.items():
-        if text is not None:
-            paths.append(page.with_name(f"{page.stem}-deployment{suffix}"))
-            write_output(paths[-1], text, "output=PAGE.html")
+    for suffix, path in _sides(page).items():
+        if (text := texts[suffix]) is not None:
+            paths.append(path)
+            write_output(path, text, "output=PAGE.html")
     return paths
+
+
+def _sides(page: Path) -> dict[str, Path]:
+    """Return suffix -> path of the files that are written beside the page."""
+    return {suffix: page.with_name(f"{page.stem}-deployment{suffix}") for suffix in (".csv", ".svg")}
 
 
 def _show_lines(lines: Sequence[str], show: Callable[[str], object], show_rest: Callable[[str], object]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from effbench.cache_dir import expanded
-from effbench.cli.flags import VERB_FLAGS, parse_flags, show_help
+from effbench.cli.flags import VERB_FLAGS, parse_flags, refuse_config_dir, show_help
 from effbench.errors import ConfigError
 from effbench.escaping import for_terminal
 
@@ -31,6 +31,8 @@ def main(words: Sequence[str]) -> int:
     first, *rest = arguments.overrides
     if first != "resume" and rest:
         raise ConfigError(f"verify takes one run; got {rest[0]!r} too.")
+    if first != "resume":
+        refuse_config_dir(arguments, "a run")
     # after the check of the words, because it imports torch
     from effbench.report.verify import as_json, failures, verify_run
 

@@ -61,7 +61,7 @@ def compare(source: Run, checkpoint: str, result: Run, options: BenchOptions) ->
     judge = Judge(source, checkpoint)
     facts = {
         # by which candidates are chosen: the test split only tells the result
-        "validation": {"drop": judge.drop(judge.outputs(result)), "of": judge.unit},
+        "validation": judge.facts(judge.outputs(result)),
         "test": {key: tested[key] for key in ("split", "samples", "same_data", "lost", "lost_of", "parity")},
         **{side: {**costs[side], "metrics": tested[side], "accuracy": tested[f"{side}_accuracy"]} for side in costs},
         "speed": speed,

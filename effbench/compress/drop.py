@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,7 @@ from effbench.run.evaluate import check_same_data
 from effbench.run.run import Run
 
 MOST = 2_000  # validation samples: many candidates are tried
+POINTS, PERCENT = "points of accuracy", "percent of the loss"  # what a drop is of
 
 
 class Judge:
@@ -36,8 +39,8 @@ class Judge:
         self._reference = answers(run, checkpoint, self._split)
         targets = self._modality.targets(self._split.labels, torch.arange(len(self._split)), {})
         self._source = Source({}, torch.empty(0), self._modality.unit, targets=targets, task=run.task)
-        self._loss = judged(self._source, self._reference, self._reference)["metrics"]["loss"]
-        self.unit = "points of accuracy" if run.task.kind == "class" else "percent of the loss"
+        self._loss = float(judged(self._source, self._reference, self._reference)["metrics"]["loss"])
+        self.unit = POINTS if run.task.kind == "class" else PERCENT
 
     def outputs(self, run: Run) -> Tensor:
         """Return the outputs of a compressed run for the validation samples."""
@@ -53,17 +56,50 @@ class Judge:
 
         outputs: (N, ...), for the validation samples.
         """
+        return float(self.facts(outputs)["drop"])
+
+    def facts(self, outputs: Tensor) -> dict[str, Any]:
+        """Return the drop, what it is of, and the loss before and after it, for a record. outputs: as in `drop`."""
         found = judged(self._source, self._reference, outputs)
-        if self._run.task.kind == "class":
-            return float(found["lost"]["estimate"])
         loss = float(found["metrics"]["loss"])
-        if not self._loss:
-            return 0.0 if loss <= 0 else math.inf
-        return float(100 * (loss - self._loss) / abs(self._loss))
+        of_class = self._run.task.kind == "class"
+        drop = float(found["lost"]["estimate"]) if of_class else risen(self._loss, loss)
+        return {"drop": drop, "of": self.unit, "loss_before": self._loss, "loss_after": loss}
 
     def _answers(self, forward: Forward) -> Tensor:
         chunks = torch.arange(len(self._split)).split(self._run.config.data.eval_batch_size)
         return torch.cat([forward(self._modality.portable(self._split.inputs[rows])) for rows in chunks])
+
+
+def risen(before: float, after: float) -> float:
+    """Return by how many percent of its size a loss rises; infinitely many from 0, of which there is no percentage.
+
+    A loss of the user's may be negative: from -2 to -1 it rises by 50 %, as from 2 to 3.
+    """
+    if before == 0:
+        return 0.0 if after <= 0 else math.inf
+    return 100 * (after - before) / abs(before)
+
+
+def both(first: Mapping[str, Any], second: Mapping[str, Any]) -> float:
+    """Return what two compressions lose together, one of the result of the other. Both are `Judge.facts`."""
+    if first["of"] == POINTS:  # of the same samples
+        return float(first["drop"] + second["drop"])
+    return risen(first["loss_before"], second["loss_after"])
+
+
+def left(first: Mapping[str, Any], bound: float) -> float:
+    """Return what a second compression may lose, so that both lose at most the bound.
+
+    Args:
+        first: `Judge.facts` of the first one.
+        bound: in the unit of the drop.
+    """
+    if first["of"] == POINTS:
+        return max(0.0, bound - first["drop"])
+    before, after = first["loss_before"], first["loss_after"]
+    more = risen(after, before + bound / 100 * abs(before))
+    return max(0.0, more) if math.isfinite(more) else 0.0
 
 
 def _moved(reference: Tensor, outputs: Tensor) -> float:

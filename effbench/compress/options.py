@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
+from effbench.bench.backends import BACKENDS
 from effbench.bench.options import BenchOptions, bench_options
 from effbench.config.options import BOOL, COUNT, FRACTION_BETWEEN, NON_NEGATIVE, POSITIVE, WHOLE
 from effbench.errors import ConfigError, shown, unknown_name
@@ -171,6 +172,22 @@ class CompressOptions:
             object.__setattr__(self, "own", kind())
         elif not isinstance(self.own, kind):
             raise ConfigError(f"method={self.method} takes {kind.__name__}; got {type(self.own).__name__}.")
+        if isinstance(self.own, QuantizeOptions) and not readers(self.own.backend, self.bench):
+            raise ConfigError(
+                f"backends=[{','.join(self.bench.chosen)}] measures no file for backend={self.own.backend}: name one "
+                f"that reads it, of {', '.join(_READERS[self.own.backend])}, or leave backends out."
+            )
+
+
+_READERS = {
+    runtime: tuple(name for name, each in BACKENDS.items() if kind in (each.file, each.also))
+    for runtime, kind in zip(RUNTIMES, ("onnx", "openvino"), strict=True)
+}
+
+
+def readers(runtime: str, bench: BenchOptions) -> list[str]:
+    """Return the backends to be measured that read a quantized file. runtime: of RUNTIMES, for which it is made."""
+    return [name for name in bench.chosen if name in _READERS[runtime]]
 
 
 Own = TypeVar("Own", QuantizeOptions, StructuredOptions, UnstructuredOptions)

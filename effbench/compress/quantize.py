@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from effbench.errors import ThresholdError
 from effbench.export.files import publish_file
 from effbench.export.formats import FORMATS, load_exported, loaded
 from effbench.export.onnx_files import require_onnx
-from effbench.export.openvino_files import openvino_archive
+from effbench.export.openvino_files import openvino_archive, require_openvino
 from effbench.report.compression import FILES
 from effbench.run.compared import compared_samples
 from effbench.run.evaluate import check_same_data
@@ -69,8 +70,8 @@ def quantize(source: Run, options: CompressOptions, folder: Path) -> Result:
     own = own_options(options, QuantizeOptions)
     kind = "onnx" if own.backend == "onnxruntime" else "openvino"
     # before minutes of export
-    check_fits(source, kind)
-    require_onnx("method=quantize", "onnx") if kind == "onnx" else require_nncf()
+    check_fits(source, kind, f"backend={own.backend}", "backend=onnxruntime")
+    _require_libraries(own)
     judge = Judge(source, options.checkpoint)
     with tempfile.TemporaryDirectory(prefix=".quantize-", dir=folder) as name:
         exported = export_loaded(source, Wanted("onnx", options.checkpoint, name, TOLERANCE, None, True, "file"))
@@ -84,20 +85,39 @@ def quantize(source: Run, options: CompressOptions, folder: Path) -> Result:
     target = folder / FILES / f"{stem}-{bits}{FORMATS[kind].suffix}"
     about = {"scheme": made.scheme, **made.mixed.facts(), "calibration": made.calibration}
     about["calibrations"] = {str(count): drop for count, drop in made.tried.items()}
-    _publish(source, options.checkpoint, target, made.content, {**_file_record(exported, kind), "quantized": about})
+    _publish(
+        source,
+        options.checkpoint,
+        target,
+        made.content,
+        {**_file_record(exported, kind, made.scheme), "quantized": about},
+    )
     log.info(f"{target.name}: {human_bytes(len(made.content))}, float32 {human_bytes(exported['bytes'])}")
     return Result(file=target.name, details={**about, "float32_bytes": exported["bytes"], "bytes": len(made.content)})
+
+
+def _require_libraries(own: QuantizeOptions) -> None:
+    """Raise MissingExtraError if what makes the file is not installed."""
+    if own.backend == "onnxruntime":
+        require_onnx("method=quantize", "onnx")
+    elif own.scheme == "bf16":  # nothing is quantized
+        require_openvino("scheme=bf16 backend=openvino")
+    else:
+        require_nncf()
 
 
 def _check_drop(made: Quantized, own: QuantizeOptions, unit: str) -> None:
     mixed = made.mixed
     if within(mixed.drop, own.max_drop):
         return
-    even = f" even with {len(mixed.floating)} of {mixed.layers} layers in float32" if made.scheme != "bf16" else ""
+    even = f" even with {len(mixed.floating)} of {mixed.layers} layers in float32" if mixed.floating else ""
     more = f", or calibration={4 * made.calibration}" if made.calibration else ""
+    lost, allow = f"loses {mixed.drop:.2f} {unit}", "Allow more with max_drop, or try"
+    if math.isinf(mixed.drop):
+        lost, allow = "raises the loss from 0, of which there is no percentage,", "Try"
     raise ThresholdError(
-        f"method=quantize scheme={made.scheme} loses {mixed.drop:.2f} {unit} on validation samples{even}; max_drop is "
-        f"{own.max_drop:g}. Nothing was written. Allow more with max_drop, or try another scheme{more}."
+        f"method=quantize scheme={made.scheme} {lost} on validation samples{even}; max_drop is {own.max_drop:g}. "
+        f"Nothing was written. {allow} another scheme{more}."
     )
 
 
@@ -126,10 +146,16 @@ def _publish(source: Run, checkpoint: str, target: Path, content: bytes, record:
     publish_file(target, content, check)
 
 
-def _file_record(exported: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    """Return the record of the float32 file as that of a file of another format, without what is true of it only."""
+def _file_record(exported: Mapping[str, Any], kind: str, scheme: str) -> dict[str, Any]:
+    """Return the record of the float32 file as that of the quantized one, without what is true of it only.
+
+    Args:
+        exported: the record.
+        kind: format of the quantized file.
+        scheme: that it was made by.
+    """
     kept = {key: value for key, value in exported.items() if key not in ("path", "file", "bytes", "sha256", "parity")}
-    libraries = ("effbench", *FORMATS[kind].libraries, *(("nncf",) if kind == "openvino" else ()))
+    libraries = ("effbench", *FORMATS[kind].libraries, *(("nncf",) if kind == "openvino" and scheme != "bf16" else ()))
     opset = kept["opset"] if kind == "onnx" else None
     return {**kept, "format": kind, "opset": opset, "versions": {name: version(name) for name in libraries}}
 

@@ -13,7 +13,8 @@ from effbench.records import write_text
 from effbench.redaction import redact
 from effbench.report.compression import NAME, SCHEMA, read_compression
 from effbench.strict_json import json_text
-from effbench.training.checkpoint_files import read_manifest, weights_digest
+from effbench.training.checkpoint_files import read_manifest
+from effbench.training.manifest import weights_digest
 
 if TYPE_CHECKING:
     from effbench.run.run import Run

@@ -16,15 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from effbench.compress.compare import MOST, paired_test
+from effbench.compress.drop import both, left
 from effbench.compress.making import making
 from effbench.compress.mixed import within
-from effbench.compress.options import CompressOptions, QuantizeOptions, StructuredOptions
+from effbench.compress.options import RUNTIMES, CompressOptions, QuantizeOptions, StructuredOptions, readers
 from effbench.compress.record import write_compression
 from effbench.compress.run import loaded_result
 from effbench.compress.target import SearchOptions, Target, value_text
 from effbench.compress.trial import Trial, bytes_of, p50_of, tried
 from effbench.errors import EffbenchError, ThresholdError, first_line
-from effbench.report.compression import NAME
+from effbench.export.files import record_path
+from effbench.records import write_text
+from effbench.report.compression import FILES, NAME
 from effbench.run.run import Run
 
 log = logging.getLogger(__name__)
@@ -62,14 +65,14 @@ class _Search:
 
     def run(self) -> None:
         """Try candidates until one holds, or the time is over."""
-        for backend in ("onnxruntime", "openvino"):
+        for backend in self._runtimes:
             # one candidate at least, however short the time
             if self.rows and self._over():
                 return
             own = QuantizeOptions(backend=backend, max_drop=self.options.max_drop)
             self._try(CompressOptions("quantize", own, self.options.checkpoint, self.options.bench), f"int8-{backend}")
         for ratio in RATIOS:
-            if self._over():
+            if self.rows and self._over():
                 return
             pruning = StructuredOptions(ratio=ratio, epochs=self.options.epochs)
             options = CompressOptions("structured", pruning, self.options.checkpoint, self.options.bench)
@@ -89,6 +92,11 @@ class _Search:
     def holds(self, value: float) -> bool:
         return value <= self.options.target.most
 
+    @property
+    def _runtimes(self) -> list[str]:
+        """The runtimes whose files a backend that is measured can read."""
+        return [name for name in RUNTIMES if readers(name, self.options.bench)]
+
     def _over(self) -> bool:
         best = self.best()
         late = time.monotonic() - self.begun > 60 * self.options.minutes
@@ -96,15 +104,17 @@ class _Search:
 
     def _quantized(self, pruned: Candidate) -> None:
         """Try to quantize a pruned candidate too, with the backend that was better for the whole model."""
-        left = max(0.0, self.options.max_drop - pruned.drop)
-        own = QuantizeOptions(backend=self._better_backend(), max_drop=left)
+        most = left(pruned.trial.record["validation"], self.options.max_drop)
+        if not self._runtimes:
+            return
+        own = QuantizeOptions(backend=self._better_backend(), max_drop=most)
         source = loaded_result(pruned.trial.folder, self.source)
         name = f"{pruned.trial.name}-int8-{own.backend}"
         self._try(CompressOptions("quantize", own, "best", self.options.bench), name, source, pruned)
 
     def _better_backend(self) -> str:
         values = {each.trial.name: each.value for each in self.candidates if each.pruned is None}
-        return min(("onnxruntime", "openvino"), key=lambda name: values.get(f"int8-{name}", float("inf")))
+        return min(self._runtimes, key=lambda name: values.get(f"int8-{name}", float("inf")))
 
     def _try(
         self, options: CompressOptions, name: str, source: Run | None = None, pruned: Candidate | None = None
@@ -128,7 +138,7 @@ class _Search:
         drop = float(trial.record["validation"]["drop"])
         if pruned is not None:
             value = None if value is None else value * (pruned.value if self.options.target.relative else 1.0)
-            drop = _both(pruned.drop, drop, trial.record["validation"]["of"])
+            drop = both(pruned.trial.record["validation"], trial.record["validation"])
         self.rows.append({**trial.facts(), "failed": None, "value": value, "drop": drop})
         if value is None:
             return None
@@ -147,11 +157,6 @@ def _value(target: Target, trial: Trial) -> float | None:
     if not target.relative:
         return p50_of(speed, "after")
     return float(speed["fastest_ratio"]["estimate"]) if speed["fastest_ratio"] else None
-
-
-def _both(first: float, second: float, unit: str) -> float:
-    """Return what two steps lose together: points add up, parts of the loss multiply."""
-    return first + second if unit.startswith("points") else 100 * ((1 + first / 100) * (1 + second / 100) - 1)
 
 
 def search(source: Run, options: SearchOptions, target: Path) -> dict[str, Any]:
@@ -220,7 +225,11 @@ def _kept(best: Candidate, source: Run, hidden: Path, final: Path, facts: Mappin
     for path in best.trial.folder.iterdir():
         path.rename(hidden / path.name)
     best.trial.folder.rmdir()
-    return _rewrite(hidden, PRUNED if best.pruned else os.path.relpath(run, final.resolve()), {"search": dict(facts)})
+    before = PRUNED if best.pruned else os.path.relpath(run, final.resolve())
+    record = _rewrite(hidden, before, {"search": dict(facts)})
+    if best.pruned is not None and record.get("file"):
+        _name_run(record_path(hidden / FILES / record["file"]), final / PRUNED)
+    return record
 
 
 def _rewrite(folder: Path, run: str, added: Mapping[str, Any]) -> dict[str, Any]:
@@ -229,3 +238,9 @@ def _rewrite(folder: Path, run: str, added: Mapping[str, Any]) -> dict[str, Any]
     record = {**record, "source": {**record["source"], "run": run}, **added}
     write_compression(folder, record)
     return record
+
+
+def _name_run(path: Path, run: Path) -> None:
+    """Write the record of a quantized file again, with the place where its run is now."""
+    record = json.loads(path.read_text(encoding="utf-8"))
+    write_text(path, json.dumps({**record, "run": str(run)}, indent=2, ensure_ascii=False) + "\n")

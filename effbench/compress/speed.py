@@ -75,15 +75,11 @@ def _source_of_result(before: Source, result: Run, options: BenchOptions) -> Sou
 
 
 def _readable(source: Source, options: BenchOptions) -> BenchOptions:
-    """Return the options without backends that read no file of this format."""
+    """Return the options without backends that read no file of this format; CompressOptions refuses to leave none."""
     if not source.files:
         return options
     names = [name for name in options.chosen if {BACKENDS[name].file, BACKENDS[name].also} & set(source.files)]
-    return replace(options, backends=tuple(names) or tuple(_all_readers(source)))
-
-
-def _all_readers(source: Source) -> list[str]:
-    return [name for name, backend in BACKENDS.items() if {backend.file, backend.also} & set(source.files)]
+    return replace(options, backends=tuple(names))
 
 
 def _record(
@@ -100,7 +96,8 @@ def _record(
             }
     every = [process for arm in (*arms, control) for process in arm.processes]
     trusted = trust(first.processes, control.processes, every, options.sizes)
-    fastest = {side: _fastest(arms, side, options) for side in SIDES}
+    worse = _worse(rows, options.max_drop)
+    fastest = {side: _fastest([arm for arm in arms if arm.name not in worse], side, options) for side in SIDES}
     return {
         "batch_sizes": list(options.sizes),
         "threads": options.threads,
@@ -109,6 +106,7 @@ def _record(
         "arms": [_arm_record(row) for row in rows],
         "pairs": _pairs(by_name, options),
         "fastest": fastest,
+        "left_out": [arm.name for arm in arms if arm.name in worse],
         "fastest_ratio": None if None in fastest.values() else _of_fastest(by_name, fastest, options.sizes[0]),
         "control": {"backend": first.backend, **{str(k): asdict(v) for k, v in trusted.control.items()}},
         "drift": trusted.drift,
@@ -142,6 +140,23 @@ def _of_fastest(arms: Mapping[str, Arm], fastest: Mapping[str, str | None], size
     before, after = (at_size(arms[f"{side} {fastest[side]}"].processes, size) for side in SIDES)
     found = ratio(after, before)
     return None if found is None else asdict(found)
+
+
+def _worse(rows: Sequence[Mapping[str, Any]], max_drop: float) -> set[str]:
+    """Return the arms that surely lose over max_drop points more accuracy than the one of their side that loses least.
+
+    A runtime may read a file that was quantized for another one, and give other answers.
+
+    Args:
+        rows: of all arms, with what each loses.
+        max_drop: points of accuracy.
+    """
+    lost = {f"{row['side']} {row['backend']}": row["lost"] for row in rows if row.get("lost_of") == "accuracy"}
+    least = dict.fromkeys(SIDES, float("inf"))
+    for name, found in lost.items():
+        side = name.partition(" ")[0]
+        least[side] = min(least[side], found["estimate"])
+    return {name for name, found in lost.items() if found["low"] > least[name.partition(" ")[0]] + max_drop}
 
 
 def _fastest(arms: Sequence[Arm], side: str, options: BenchOptions) -> str | None:

@@ -123,4 +123,6 @@ def print_search(record: Mapping[str, Any]) -> None:
     value = value_text(target, found["value"])
     reached = "reached" if found["met"] else "not reached; this is the nearest"
     print_sentence(out, f"target={found['target']} {reached}: {value}, after {found['seconds']:.0f} s.")
+    for reason in record["speed"]["doubts"] if target.latency else ():
+        print_sentence(out, f"Doubt: {for_terminal(reason)}.")
     print(f"  {for_terminal(record['path'])}")

@@ -105,6 +105,9 @@ def _metrics(facts: Mapping[str, Any], summary: Mapping[str, Any]) -> Iterator[s
         yield f"| {markdown_text(display.title)} | {display.with_unit(value)} | {interval} |"
     yield ""
     yield "The interval is of the choice of test samples; another training seed gives other values."
+    # those of a compressed run that was not trained further are of the result itself
+    if facts.get("quantized") or facts["checkpoint"]["step"] == 0:
+        return
     # the run's test is of its best checkpoint, or without a validation split of its last
     tested, step = (summary.get("best") or {}).get("checkpoint"), facts["checkpoint"]["step"]
     if tested != f"step-{step:08d}" and (tested or step != summary.get("steps")):

@@ -58,14 +58,18 @@ def load_openvino(content: bytes) -> Forward:
     return forward
 
 
-def require_openvino() -> Any:
+def require_openvino(what: str = "format=openvino", extra: str = "openvino") -> Any:
     """Return the module openvino, which then sends nothing to its makers.
+
+    Args:
+        what: what needs it, for the message.
+        extra: the extra that brings it.
 
     Raises:
         MissingExtraError: it, or a library for ONNX files, is not installed.
     """
-    require_onnx("format=openvino", "openvino")
+    require_onnx(what, extra)
     try:
         return import_openvino()
     except ImportError as error:
-        raise MissingExtraError("format=openvino", "openvino") from error
+        raise MissingExtraError(what, extra) from error

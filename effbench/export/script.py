@@ -8,9 +8,9 @@ from typing import Any
 # By the kind of the targets: what becomes of `outputs`, (K,), as in Task.described.
 _ANSWERS = {
     "class": """\
-    shares = np.exp(outputs - outputs.max()) / np.exp(outputs - outputs.max()).sum()
-    best = int(shares.argmax())
-    answer = {"class": ABOUT["classes"][best], "probability": round(float(shares[best]), 6)}""",
+    shares = np.exp(outputs - outputs.max())
+    share = round(float(shares.max() / shares.sum()), 6)
+    answer = {"class": ABOUT["classes"][shares.argmax()], "probability": share}""",
     "labels": """\
     shares = {name: round(1 / (1 + float(np.exp(-x))), 6) for name, x in zip(ABOUT["classes"], outputs)}
     answer = {"labels": [name for name in shares if shares[name] > 0.5], "probabilities": shares}""",
@@ -20,9 +20,7 @@ _ANSWERS = {
 
 _PROGRAM = '''\
 """Answers of MODEL for image files, one JSON object a line: python PROGRAM IMAGE ...
-
-Needs onnxruntime, numpy and Pillow. MODEL.json beside it describes each step. Made by effbench export.
-"""
+Needs onnxruntime, numpy and Pillow. MODEL.json beside it describes each step. Made by effbench export."""
 import json
 import sys
 from pathlib import Path
@@ -40,17 +38,15 @@ def pixels(path):
     image = Image.open(path)
     image.draft(None, STEPS["jpeg"]["draft"])
     image = ImageOps.exif_transpose(image)
-    if image.mode in ("I", "F") or image.mode.startswith("I;"):  # more than 8 bits
+    if image.mode[0] in "IF":  # integers or floats of more than 8 bits
         white = STEPS["more_than_8_bits"]["white"]["floats" if image.mode == "F" else "integers"]
         values = np.clip(np.asarray(image, np.float64), 0, white) * (255 / white)
         image = Image.fromarray(np.rint(values).astype(np.uint8))
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     image = image.convert("RGB").convert(STEPS["colour_order"])
-    side, size = min(image.size), STEPS["resize"]["size"]
-    left, top = ((length - side) / 2 for length in image.size)
-    image = image.resize(size, Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
-    return np.asarray(image, np.float32).reshape(*size, -1).transpose(2, 0, 1) * np.float32(STEPS["then"]["scale"])
+    image = ImageOps.fit(image, STEPS["resize"]["size"], Image.Resampling.BILINEAR)  # of the square in the centre
+    return np.atleast_3d(np.asarray(image, np.float32)).transpose(2, 0, 1) * np.float32(STEPS["then"]["scale"])
 
 
 model = onnxruntime.InferenceSession(str(FILE), providers=["CPUExecutionProvider"])

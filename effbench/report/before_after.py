@@ -71,7 +71,11 @@ def costs(record: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     rows = []
     for name, value in before["metrics"].items():
         display = display_of(name)
-        rows.append((f"{split} {display.title or name}", display.text(value), display.text(after["metrics"][name])))
+        # a metric may be undefined for the answers of one side
+        now = after["metrics"].get(name)
+        rows.append(
+            (f"{split} {display.title or name}", display.text(value), "-" if now is None else display.text(now))
+        )
     for head, key in _COUNTS:
         if after.get(key) is not None and before.get(key) is not None:
             rows.append((head, human_count(before[key]), human_count(after[key])))
@@ -90,6 +94,8 @@ def sentences(record: Mapping[str, Any]) -> list[str]:
     size = min(speed["batch_sizes"])
     pairs = [pair for pair in speed["pairs"] if pair["batch_size"] == size]
     found += [*_fastest_sentence(speed)]
+    if left_out := [str(name) for name in speed.get("left_out", ())]:  # which older records have not
+        found.append(f"Not counted as fastest, because others lose less accuracy: {', '.join(left_out)}.")
     found += [_speed_sentence(pair, speed["margin"], record["method"]) for pair in pairs]
     found += [f"{arm['side']} {arm['backend']}: {arm['reason']}" for arm in speed["arms"] if arm["status"] != "ok"]
     found += [f"Doubt: {reason}." for reason in speed["doubts"]]

@@ -14,6 +14,7 @@ from effbench.escaping import for_terminal
 from effbench.guarded import MissingFileError, checked_version, read_bytes
 from effbench.metrics import display_of
 from effbench.report.figures import Figure, Series, figure
+from effbench.training.manifest import stated_digest
 from effbench.units import article, counted, human_bytes
 
 SCHEMA = 1
@@ -38,12 +39,27 @@ def deployment(folder: Path) -> tuple[dict[str, Any] | None, str]:
     """Return (what a page shows of bench.json in this folder or None, what is wrong with the file or '')."""
     try:
         record = read_bench(folder)
-        return (None, "") if record is None else (_section(record), "")
+        if record is None:
+            return None, ""
+        section = _section(record)
+        return {**section, "notes": [*_other_weights(folder.parent, record), *section["notes"]]}, ""
     except ConfigError as error:
         return None, str(error)
     # whatever a damaged or hostile record gives
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         return None, f"{folder / 'bench.json'} is damaged: {type(error).__name__}. Measure again: effbench bench RUN"
+
+
+def _other_weights(run: Path, record: Mapping[str, Any]) -> Sequence[str]:
+    """Return that the numbers are of weights that the run has no longer, where the record says which they were."""
+    digest = record.get("weights_sha256")
+    if digest is None:
+        return []
+    name, step = record["checkpoint"]["name"], record["checkpoint"]["step"]
+    if stated_digest(run, name) in (None, digest):
+        return []
+    text = f"These numbers are of step {step}, and checkpoint {name} has other weights now. Measure again:"
+    return [for_terminal(f"{text} effbench bench {run}")]
 
 
 def _section(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,9 +99,10 @@ def _row(arm: Mapping[str, Any], small: str, large: str, metric: str | None) -> 
         human_bytes(first["peak_bytes"]) if first else "",
         human_bytes(arm["bytes"]),
     ]
-    return cells + (
-        [display_of(metric).text(arm["metrics"][metric]), f"{arm['lost']['estimate']:+.2f}"] if metric else []
-    )
+    if metric is None:
+        return cells
+    value = arm["metrics"].get(metric)  # it may be undefined for the answers of one backend
+    return [*cells, "" if value is None else display_of(metric).text(value), f"{arm['lost']['estimate']:+.2f}"]
 
 
 def main_metric(arms: Sequence[Mapping[str, Any]]) -> str | None:

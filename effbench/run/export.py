@@ -17,10 +17,12 @@ from effbench.errors import ConfigError, EffbenchError, ThresholdError
 from effbench.export.formats import FORMATS, require_libraries
 from effbench.export.interface import OUTPUT, RECORD_SCHEMA, unfit_reason
 from effbench.metrics import as_recorded
+from effbench.records import check_replaceable
 from effbench.run.compared import compared_samples
 from effbench.run.export_options import Wanted
 from effbench.run.load import load_run, with_data
 from effbench.run.lock import holding
+from effbench.training.manifest import weights_digest
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -84,7 +86,7 @@ def export_run(
 def export_loaded(run: Run, wanted: Wanted) -> dict[str, Any]:
     """Export a loaded run; see `export_run`."""
     from effbench import build
-    from effbench.export.files import ELSEWHERE
+    from effbench.export.files import ELSEWHERE, record_path
     from effbench.training.checkpoint_files import read_manifest
 
     # Before the model is read and traced: a missing extra, and what cannot work, are named at once.
@@ -97,28 +99,40 @@ def export_loaded(run: Run, wanted: Wanted) -> dict[str, Any]:
     # For what it sets besides the device: threads and determinism.
     build.device(run.config)
     saved = run.checkpoint(wanted.checkpoint).resolve()  # once: a run in training moves `best` and `last`
-    model, step = run.model(saved.name), read_manifest(saved)["step"]
     target = _target(run, wanted, FORMATS[wanted.format_name].suffix)
-    sides = _sides(run, model, target, wanted.layout)
-    _check_replaceable([target, target.with_name(f"{target.name}.json"), *sides])
-
-    # File and record are replaced one after the other; with two exports at once they could be of different ones.
+    # Before the model is read, so that a folder that cannot be written is refused at once. File and record are replaced
+    # one after the other; with two exports at once they could be of different ones.
     with holding(target.parent, ELSEWHERE):
-        facts = _freest(_writer(run, model, target, wanted, step, sides), run, target.name)
+        model, manifest = run.model(saved.name), read_manifest(saved)
+        sides = _sides(run, model, target, wanted.layout)
+        check_replaceable([target, record_path(target), *sides], ELSEWHERE)
+        origin = {
+            "checkpoint": {"name": wanted.checkpoint, "step": manifest["step"]},
+            "weights_sha256": weights_digest(manifest),
+        }
+        facts = _freest(_writer(run, model, target, wanted, origin, sides), run, target.name)
     return {**facts, "path": str(target)}
 
 
-def check_fits(run: Run, format_name: str) -> None:
-    """Raise ConfigError if files of this format cannot give the answers of the run's model."""
+def check_fits(run: Run, format_name: str, asked: str = "", other: str = "format=onnx") -> None:
+    """Raise ConfigError if files of a format cannot give the answers of the run's model.
+
+    Args:
+        run: the run.
+        format_name: a key of FORMATS.
+        asked: the option that asked for it, for the message; '' is format=NAME.
+        other: an option that works.
+    """
     from effbench.target_allowlist import resolve
 
     section = run.config.model
     if reason := unfit_reason(format_name, resolve("model", section.target, run.config.allow_targets)):
-        raise ConfigError(f"format={format_name} cannot hold model={section.label}: {reason}. Take format=onnx.")
+        asked = asked or f"format={format_name}"
+        raise ConfigError(f"{asked} cannot hold model={section.label}: {reason}. Take {other}.")
 
 
 def _writer(
-    run: Run, model: nn.Module, target: Path, wanted: Wanted, step: int, sides: Mapping[Path, Side]
+    run: Run, model: nn.Module, target: Path, wanted: Wanted, origin: Mapping[str, Any], sides: Mapping[Path, Side]
 ) -> Callable[[str | None], dict[str, Any]]:
     """Return a function that writes the file for a free dimension, or for none, compares it, and returns its record."""
     from effbench.export.files import publish_file
@@ -136,10 +150,9 @@ def _writer(
             content = _content(run, model, wanted, free_length)
 
         def check(path: Path) -> dict[str, Any]:
-            about = {"checkpoint": {"name": wanted.checkpoint, "step": step}}
             parity = {"inputs": "samples" if which else "random", "split": which, "tolerance": wanted.tolerance}
             parity |= _parity(run, model, wanted, path, samples, free_length)
-            return {**_facts(run, wanted, free_length), **about, "parity": parity}
+            return {**_facts(run, wanted, free_length), **origin, "parity": parity}
 
         with _timed(f"comparing on {len(samples)} {which or 'random'} {unit}s"):
             return publish_file(target, content, check, sides)
@@ -205,13 +218,6 @@ def _target(run: Run, wanted: Wanted, suffix: str) -> Path:
     target = folder / f"{name}{suffix}"
     # in a run folder, which may be untrusted, a link is replaced instead
     return target.resolve() if wanted.output and target.is_symlink() else target
-
-
-def _check_replaceable(paths: Sequence[Path]) -> None:
-    # before the export, which may take minutes
-    for path in paths:
-        if path.exists() and not path.is_file():
-            raise ConfigError(f"{path} is no file that could be replaced; export elsewhere with output=FOLDER.")
 
 
 def _file_name(text: str) -> str:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from effbench.cache_dir import expanded
 from effbench.errors import ConfigError
-from effbench.export.files import ELSEWHERE, publish_file, publish_sides
+from effbench.export.files import ELSEWHERE, publish_file, publish_sides, record_path
+from effbench.records import check_replaceable
 from effbench.run.exported_run import ExportedRun
 from effbench.run.lock import holding
 
@@ -37,6 +38,7 @@ def export_file(run: Run, wanted: Wanted) -> dict[str, Any]:
         target.with_name(f"{target.name}.README.md"): lambda facts: model_card(facts, run.summary, False),
     }
     kept = {key: value for key, value in record.items() if key not in _OF_FILE}
+    check_replaceable([target, record_path(target), *sides], ELSEWHERE)
     with holding(target.parent, ELSEWHERE):
         if target.resolve() == file.resolve():
             # the run's only file stays as it is: a kill while it is replaced would leave the run without its record

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from effbench.cache_dir import expanded
 from effbench.config.compose import parse
@@ -12,6 +13,22 @@ from effbench.export.files import record_path
 from effbench.export.opening import Opened
 from effbench.run.exported_run import ExportedRun
 from effbench.run.load import load_run
+from effbench.training.manifest import stated_digest
+
+
+def run_folder(opened: Opened) -> Path | None:
+    """Return the folder of the run that a file was exported from; None if no run is there.
+
+    It is the folder that the record names, or the one above export/: the file is still there after RUN was moved or
+    copied. If both hold a run, it is the one with the file's weights, since a relative path leads to another run from
+    another folder; if neither has them, or the record does not say which they are, the first.
+    """
+    record = opened.record
+    places = [expanded(record["run"]), opened.path.resolve().parent.parent]
+    there = [place for place in places if (place / "summary.json").is_file()]
+    digest = record.get("weights_sha256")
+    same = (place for place in there if digest and stated_digest(place, record["checkpoint"].get("name")) == digest)
+    return next(same, there[0] if there else None)
 
 
 def exported_with_run(opened: Opened, run: str, allow_targets: Sequence[str]) -> ExportedRun:
@@ -25,9 +42,7 @@ def exported_with_run(opened: Opened, run: str, allow_targets: Sequence[str]) ->
     Raises:
         ConfigError: the folder holds no run, or one of other classes or samples.
     """
-    # An export is in RUN/export by default: it is still there after RUN was moved or copied.
-    places = [expanded(run)] if run else [expanded(opened.record["run"]), opened.path.resolve().parent.parent]
-    folder = next((place for place in places if run or (place / "summary.json").is_file()), None)
+    folder = expanded(run) if run else run_folder(opened)
     if folder is None:
         raise ConfigError(
             f"{opened.path} was exported from the run {opened.record['run']}, which is not there. eval reads the data "

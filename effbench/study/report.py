@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 
 from effbench.errors import ConfigError, DataError
 from effbench.guarded import MissingFileError, read_text
-from effbench.records import STUDY_FILE
+from effbench.records import STUDY_FILE, output_problem
 from effbench.strict_json import print_json
 from effbench.study.analysis import analyse
 from effbench.study.frozen import frozen_rules, read_frozen
-from effbench.study.page import CURVES, TABLE, print_result, write_page
+from effbench.study.page import CURVES, PAGE, TABLE, print_result, write_page
 from effbench.study.results import StudyResult, result_to_json
 from effbench.study.table import StudyTable, curves_from_json, table_from_json
 
@@ -49,6 +49,8 @@ def report_study(folder: Path, as_json: bool) -> int:
     Raises:
         ConfigError: the folder holds no table yet, or a damaged one.
     """
+    if why := output_problem(folder / PAGE):  # before the analysis, which may take a minute
+        raise ConfigError(f"{folder / PAGE} is where the page of a study is written, and {why}.")
     rules = frozen_rules(folder / STUDY_FILE, read_frozen(folder / STUDY_FILE))
     try:
         table = _read(folder / TABLE, table_from_json)

@@ -179,12 +179,6 @@ def read_checkpoint(folder: Path) -> Snapshot:
     return Snapshot(_read_tensors(folder / "model.safetensors"), ema, state)
 
 
-def weights_digest(manifest: Mapping[str, Any]) -> str:
-    """Return the sha256 of the weights that a checkpoint answers with: the averaged ones, where there are some."""
-    digests = manifest["sha256"]
-    return str(digests.get("ema.safetensors") or digests["model.safetensors"])
-
-
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         tensors: dict[str, Tensor] = load_file(path)

@@ -192,7 +192,16 @@ def test_without_a_control_a_factor_of_two_is_told_apart() -> None:
     found = trust(first, [], first, [1])
     assert (found.control, found.margin) == ({}, 1.0)
     assert found.reasons == ("the control, a second measurement of the same backend, failed at batch 1",)
-    assert trust([], [], [], [1]).reasons == ()  # the arm itself gave nothing at this size
+    assert trust([], [], [], [1]).reasons == ()  # nothing was measured at this size
+
+
+@pytest.mark.parametrize(("own", "again"), [(0, 0), (2, 5), (5, 2)])
+def test_a_control_with_an_arm_that_failed_is_none(own: int, again: int) -> None:
+    """The arm that is measured twice ended after so many rounds, once or both times; another one goes on."""
+    first, second = processes(0.01, seed=1)[:own], processes(0.01, seed=2)[:again]
+    found = trust(first, second, [*first, *second, *processes(0.002, seed=3)], [1])
+    assert (found.control, found.margin) == ({}, 1.0)
+    assert found.reasons == ("the control, a second measurement of the same backend, failed at batch 1",)
 
 
 def test_at_size_selects_and_orders_by_round() -> None:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
+from effbench.bench import run as running
 from effbench.bench.answers import judged
+from effbench.bench.measure import Arm
+from effbench.bench.options import BenchOptions
+from effbench.bench.prepare import Prepared
+from effbench.bench.run import answering, bench_source
 from effbench.bench.sources import Source
 from effbench.errors import EffbenchError
 from effbench.metrics import Accuracy
@@ -54,3 +62,34 @@ def test_without_a_task_only_parity_is_reported() -> None:
 def test_outputs_that_cannot_be_answers_are_refused(got: torch.Tensor) -> None:
     with pytest.raises(EffbenchError, match="wrong answers"):
         judged(source(), LOGITS, got)
+
+
+def test_a_lone_file_without_finite_outputs_is_no_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its run, a file is compared with the first backend that answers."""
+    file = tmp_path / "model.onnx"
+    file.write_bytes(b"a file")
+    outputs = {"onnxruntime": LOGITS * float("nan"), "openvino_f32": LOGITS, "openvino_bf16": LOGITS + 0.5}
+    monkeypatch.setattr(running, "prepare", lambda *_: Prepared(dict.fromkeys(outputs, file), {}))
+    monkeypatch.setattr(running, "answers_of", lambda arm, *_: outputs[arm.name].numpy())
+    options = BenchOptions(backends=tuple(outputs))
+    rows, arms = answering(Source({}, torch.zeros(4, 2), "row", files={"onnx": file}), options, tmp_path)
+    assert [arm.name for arm in arms] == ["openvino_f32", "openvino_bf16"]
+    assert rows["onnxruntime"]["reason"] == "wrong answers: outputs that are not finite"
+    assert {rows[arm.name]["compared_with"] for arm in arms} == {"openvino_f32"}
+    assert rows["openvino_bf16"]["parity"]["max_difference"] == 0.5
+
+
+def test_backends_that_all_crash_while_timed_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They gave answers before; a record without a number would replace an earlier result."""
+
+    def answering(*_: Any) -> tuple[dict[str, dict[str, Any]], list[Arm]]:
+        return {"eager": {"backend": "eager", "status": "ok", "reason": None}}, [Arm("eager", "eager", tmp_path)]
+
+    def measure(arms: list[Arm], *_: Any) -> None:
+        for arm in arms:
+            arm.failed = "its process ended with signal SIGKILL"
+
+    for name, value in {"answering": answering, "measure": measure, "batch_files": lambda *_: {}}.items():
+        monkeypatch.setattr(running, name, value)
+    with pytest.raises(EffbenchError, match="no backend works for this model: eager: its process ended with signal"):
+        bench_source(source(), BenchOptions(backends=["eager"]))

@@ -65,7 +65,9 @@ def test_the_parts_of_a_step_are_those_of_the_clocks(monkeypatch: pytest.MonkeyP
 @pytest.mark.process
 @pytest.mark.slow
 def test_a_real_run_is_split_into_parts_that_add_up(tmp_path: Path, capsys: Any) -> None:
-    words = ["model=mlp", "model.hidden=[16]", "data.batch_size=20", "steps=12", "rounds=3"]
+    # the ends of the run's own training do not shorten the measurement
+    own = ["trainer.max_epochs=1", "trainer.limit_train_batches=4", "trainer.max_time=0.01"]
+    words = ["model=mlp", "model.hidden=[16]", "data.batch_size=20", *own, "steps=12", "rounds=3"]
     assert cli.main(["bench", "mode=train", *words, f"output={tmp_path / 'out'}", "--json"]) == 0
     record = json.loads((tmp_path / "out" / "train.json").read_text())
     assert json.loads(capsys.readouterr().out)["parts"] == record["parts"]
@@ -106,6 +108,15 @@ def test_attention_counts_the_pairs_of_tokens_that_see_others() -> None:
     assert row["other"]["macs"] == 2 * width * 300**2
 
 
+def test_where_no_config_is_composed_its_folder_is_refused(capsys: Any) -> None:
+    for words, text in {
+        ("verify", "nowhere"): "and a run takes none",
+        ("recipe", "ls"): "effbench recipe ls has no --config-dir; effbench recipe validate has",
+    }.items():
+        assert cli.main([*words, "--config-dir", "."]) == 2
+        assert text in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [
@@ -118,6 +129,14 @@ def test_attention_counts_the_pairs_of_tokens_that_see_others() -> None:
         (["mode=train", "model=mlp", "steps=5"], "steps must be at least 10"),
         (["mode=train", "nowhere"], "nowhere is not a run"),
         (["mode=train", "model=mlpp"], "mlp"),
+        (["mode=layers", "output="], "output= has no value. Write one, or leave it out"),
+        (["mode=train", "model=mlp", "steps="], "steps= has no value"),
+        (["model=mlp", "output="], "output= has no value"),
+        (["nowhere", "backends=[]"], "backends must name a backend; got []"),
+        (["mode=layers", "--config-dir", "."], "--config-dir holds groups for overrides such as model=NAME, and"),
+        (["mode=attention", "--config-dir", "."], "and mode=attention takes none"),
+        (["mode=train", "nowhere", "--config-dir", "."], "and a run takes none"),
+        (["nowhere", "--config-dir", "."], "and a run or a file takes none. Leave it out"),
     ],
 )
 def test_a_mistake_is_named_before_anything_is_measured(words: list[str], text: str, capsys: Any) -> None:

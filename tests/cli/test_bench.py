@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ import torch
 
 from effbench import cli
 from effbench.bench import run as benching
+from effbench.bench import sources, training
 from effbench.bench.processes import ArmError, ArmProcess
+from effbench.export import opening
 from effbench.export.formats import PROGRAMS
 from effbench.run.load import load_run
 from tests.cli.test_export import answers, compared, in_unit_range
@@ -171,6 +174,44 @@ def test_each_format_is_measured_by_its_runtime(
 def test_trust_without_a_file_is_refused(run: Path, capsys: Any) -> None:
     assert cli.main(["bench", str(run), "trust=true"]) == 2
     assert "trust is for an exported file" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_bad_output_is_refused_before_anything_is_read(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    assert cli.main(["export", str(run), "format=torchscript", f"output={tmp_path / 'export'}"]) == 0
+    (tmp_path / "file").touch()
+    (tmp_path / "taken" / "bench.svg").mkdir(parents=True)
+
+    def read(*_: Any) -> None:
+        raise AssertionError("it is read")
+
+    monkeypatch.setattr(opening, "open_export", read)
+    monkeypatch.setattr(sources, "run_source", read)
+    monkeypatch.setattr(training, "bench_training", read)
+    file = str(tmp_path / "export" / "mlp-best.pt")
+    for words in ([str(run)], ["mode=train", str(run)], [file, "trust=true"]):
+        assert cli.main(["bench", *words, "output=file"]) == 2
+        assert "the output folder file cannot be written" in capsys.readouterr().err
+    for words in ([str(run)], [file, "trust=true"]):
+        assert cli.main(["bench", *words, "output=taken"]) == 2
+        assert "taken/bench.svg is no file that could be replaced" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["export", "file", "taken"]
+
+
+@pytest.mark.parametrize("changed", [{"channels": {"head": {"out_features": 8}}}, {"file": "small.onnx"}])
+def test_a_compressed_run_has_no_training_step_of_its_own(
+    changed: dict[str, Any], run: Path, tmp_path: Path, capsys: Any
+) -> None:
+    """Its config builds the model before it was compressed."""
+    copy = Path(shutil.copytree(run, tmp_path / "copy", symlinks=True))
+    record = {"schema_version": 1, "method": "structured", **changed}
+    (copy / "compression.json").write_text(json.dumps(record))
+    assert cli.main(["bench", "mode=train", str(copy)]) == 2
+    assert (
+        "(method=structured): the numbers would be of another model. Give the run before it" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.proof

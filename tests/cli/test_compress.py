@@ -20,6 +20,7 @@ import torch
 
 from effbench import build, cli
 from effbench.compress import run as compressing
+from effbench.compress import trial as trials
 from effbench.compress.making import making
 from effbench.errors import ConfigError, ThresholdError
 from effbench.run.load import load_run
@@ -239,6 +240,7 @@ def test_a_killed_compression_leaves_the_run_and_no_result(run: Path, tmp_path: 
         (["target=2ms", "ratio=0.5"], "option of target 'ratio' is not one of: epochs, max_drop, minutes"),
         (["method=quantize", "minutes=3"], "option of method=quantize 'minutes'"),
         (["method=quantize", "rounds=1"], "rounds must be at least 3"),
+        (["method=quantize", "backends=eager"], "backends=[eager] measures no file for backend=onnxruntime"),
         (["method=quantize", "checkpoint=step-9"], "checkpoint 'step-9' is not one of: best, last"),
     ],
 )
@@ -248,10 +250,41 @@ def test_a_wrong_word_is_refused_by_name(words: list[str], text: str, run: Path,
     assert text in err
 
 
+@pytest.mark.parametrize("module", ["nncf", "openvino", "onnx"])
+def test_the_extra_for_openvino_files_is_named_at_once(
+    module: str, run: Path, effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    code, _, err = effbench("compress", str(run), "method=quantize", "backend=openvino", "output=small")
+    assert code == 4
+    assert "method=quantize backend=openvino needs the extra 'compress': pip install 'effbench[compress]'" in err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_result_is_never_written_over(run: Path, effbench: Effbench, tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     code, _, err = effbench("compress", str(run), "method=quantize", "output=taken")
     assert (code, "taken exists" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["method=quantize"], ["method=unstructured", "sweep=0.1,0.3"], ["target=size/4"]],
+    ids=lambda words: words[0],
+)
+def test_a_place_that_cannot_be_written_is_refused_first(
+    words: list[str], run: Path, effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begun(*_: Any) -> None:
+        raise AssertionError("it is compressed")
+
+    for module in (compressing, trials):
+        monkeypatch.setattr(module, "compress_loaded", begun)
+    (tmp_path / "file").touch()
+    code, _, err = effbench("compress", str(run), *words, "output=file/small")
+    assert code == 2
+    assert "cannot be written (Not a directory). Choose another with output=FOLDER" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_no_result_is_made_within_its_run(run: Path, effbench: Effbench) -> None:

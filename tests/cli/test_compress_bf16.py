@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,9 +19,12 @@ pytest.importorskip("onnxruntime")
 @pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
-def test_a_run_of_half_the_size_answers_nearly_the_same(run: Path, tmp_path: Path, backend: str) -> None:
+def test_a_run_of_half_the_size_answers_nearly_the_same(
+    run: Path, tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if backend == "openvino":
         pytest.importorskip("openvino")
+        monkeypatch.setitem(sys.modules, "nncf", None)  # it quantizes nothing
     folder, named = tmp_path / "small", "onnxruntime" if backend == "onnxruntime" else "openvino_f32"
     measured = {"backends": [named], "rounds": 3, "seconds": 0.05}
     record = effbench.compress_run(run, "quantize", output=folder, scheme="bf16", backend=backend, **measured)
@@ -27,6 +32,8 @@ def test_a_run_of_half_the_size_answers_nearly_the_same(run: Path, tmp_path: Pat
     assert record["details"]["bytes"] < share * record["details"]["float32_bytes"]
     assert (record["details"]["scheme"], record["details"]["calibration"]) == ("bf16", None)
     assert "-bf16." in record["file"]
+    file = json.loads((folder / "export" / f"{record['file']}.json").read_text())
+    assert ("openvino" in file["versions"], "nncf" in file["versions"]) == (backend == "openvino", False)
     assert abs(record["test"]["lost"]["estimate"]) < 0.5
     assert any("bfloat16" in line for line in sentences(record))
     # bfloat16 keeps 8 bits of each weight

@@ -52,6 +52,12 @@ def test_a_mistake_is_named_without_a_traceback(
     assert "Traceback" not in err
 
 
+def test_a_mistake_leaves_no_folder_for_its_output(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = effbench(capsys, "neuron", "output=some/new/folder", "seed=-1")
+    assert (code, "seed must be" in err) == (2, True)
+    assert not Path("some").exists()
+
+
 @pytest.mark.slow
 def test_a_topic_is_printed_and_written(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = effbench(capsys, "neuron")

@@ -207,6 +207,8 @@ def test_the_record_describes_the_file(name: str, run: Path, exports: Exports) -
     assert tuple(record["classes"]) == load_run(run).classes
     assert record["run"] == str(run)
     assert record["checkpoint"] == {"name": "best", "step": int(best(run).name.removeprefix("step-"))}
+    weights = (best(run) / "model.safetensors").read_bytes()
+    assert record["weights_sha256"] == hashlib.sha256(weights).hexdigest()
     assert record["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert ({"onnx", "onnxruntime"} <= record["versions"].keys()) is (name == "onnx")
     for library in ("openvino", "executorch"):
@@ -523,6 +525,24 @@ def test_exporter_failure_is_reported_with_the_other_formats(
     assert (code, out) == (1, "")
     assert "error: format=torchscript cannot hold this model: aten::strange is not known. Try format=onnx" in err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_bad_output_is_refused_before_the_model_is_read(
+    run: Path, effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from effbench.run.run import Run
+
+    def read(*_: Any) -> None:
+        raise AssertionError("the model is read")
+
+    monkeypatch.setattr(Run, "model", read)
+    (tmp_path / "file").touch()
+    for output in ("file", "file/below"):
+        code, _, err = effbench("export", str(run), "format=torchscript", f"output={output}")
+        assert (code, f"the output folder {output} cannot be written" in err) == (2, True)
+    with pytest.raises(AssertionError, match="the model is read"):
+        effbench("export", str(run), "format=torchscript", "output=new/folder")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]  # new/ was made, and is gone
 
 
 @pytest.mark.process
@@ -931,7 +951,8 @@ def test_predict_py_answers_like_effbench_predict(
     run: Path, exports: Exports, bare: Path, tmp_path: Path, effbench: Effbench
 ) -> None:
     program = exports["onnx"].with_name("mlp-best.onnx.predict.py")
-    assert len([line for line in program.read_text().splitlines() if line.strip()]) < 40
+    lines = [line for line in program.read_text().splitlines() if line.strip()]
+    assert len(lines) <= 32  # 2 of them say what it is, 6 what it imports
     files = pictures(tmp_path / "pictures")
     code, out, _ = effbench("predict", str(run), *map(str, files), "--json")
     assert code == 0
@@ -1053,6 +1074,27 @@ def test_huggingface_layout_holds_what_the_hub_reads(run: Path, effbench: Effben
 def test_an_unknown_layout_lists_what_there_is(run: Path, effbench: Effbench) -> None:
     code, _, err = effbench("export", str(run), "layout=hub")
     assert (code, "layout 'hub' is not one of: file, huggingface" in err) == (2, True)
+
+
+CARD: dict[str, Any] = {
+    "model": {"name": "m", "parameters": 1, "macs": None}, "file": "m.onnx", "format": "onnx", "bytes": 1,
+    "versions": {"effbench": "1"}, "checkpoint": {"name": "best", "step": 4}, "input": {"name": "images"},
+    "task": {"targets": "class"}, "classes": ["a"], "config": {"data": {}}, "data": {"name": "d", "sha256": "0"},
+    "parity": {"split": "val", "samples": 1, "relative": 0.0, "agreeing": 1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("facts", "other"),
+    [({}, True), ({"quantized": {"scheme": "static"}}, False), ({"checkpoint": {"name": "best", "step": 0}}, False)],
+)
+def test_metrics_of_a_compressed_run_are_of_its_own_file(facts: dict[str, Any], other: bool) -> None:
+    """Its summary has the steps of its run and no best checkpoint: 8 bits, or channels removed without fine-tuning."""
+    from effbench.export.card import model_card
+
+    card = model_card({**CARD, **facts}, {"steps": 9, "epochs": 1.0, "metrics": {"test/acc": 0.5}}, False)
+    assert "| accuracy | 50.00 % |" in card
+    assert ("measure it with effbench eval" in card) is other
 
 
 def test_markup_in_class_names_stays_text_in_a_card() -> None:

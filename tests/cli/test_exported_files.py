@@ -21,9 +21,12 @@ from torch import nn
 
 import effbench
 from effbench import build, cli
+from effbench.bench.sources import file_source
 from effbench.errors import ConfigError, EffbenchError
 from effbench.export.formats import FORMATS
+from effbench.export.opening import Opened, open_export
 from effbench.export.openvino_runtime import archive
+from effbench.run.exported import run_folder
 from effbench.run.load import load_run
 from tests.cli.conftest import Effbench
 from tests.security.conftest import SENTINEL, Evil
@@ -100,6 +103,58 @@ def test_predict_of_a_file_needs_no_run(name: str, run: Path, files: Path, photo
     [row], [like] = json.loads(out), expected
     assert [entry["class"] for entry in row["top_k"]] == [entry["class"] for entry in like["top_k"]]
     assert row["probability"] == pytest.approx(like["probability"], abs=1e-5)
+
+
+def changed(file: Path, **changes: Any) -> Opened:
+    """The file with another record; None takes a key out."""
+    place = file.with_name(f"{file.name}.json")
+    record = {key: value for key, value in {**json.loads(place.read_text()), **changes}.items() if value is not None}
+    place.write_text(json.dumps(record))
+    return open_export(file)
+
+
+def test_a_file_is_matched_with_its_run_by_its_weights(
+    run: Path, files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = files / NAMES["onnx"]
+    best = (run / "checkpoints" / "best").resolve()
+    digest = hashlib.sha256((best / "model.safetensors").read_bytes()).hexdigest()
+    step = int(best.name.removeprefix("step-"))
+
+    def told(**changes: Any) -> tuple[bool, str]:
+        """Whether the run's model is compared with, and what is said."""
+        capsys.readouterr()
+        found = file_source(changed(file, **changes), {}, (), 8)
+        return found.model is not None, capsys.readouterr().err
+
+    assert told() == (True, "")
+    # another training of as many steps
+    other = "the file has other weights than the run's checkpoint, though both are of step"
+    same, err = told(weights_sha256="0" * 64)
+    assert (same, f"{other} {step}: export again" in err) == (False, True)
+    # the same weights, whatever the record says of their step
+    assert told(weights_sha256=digest, checkpoint={"name": "best", "step": 1}) == (True, "")
+    # a file of an older effbench has no digest
+    same, err = told(weights_sha256=None)
+    assert (same, f"the file is of step 1 and the run's checkpoint of step {step}: export again" in err) == (
+        False,
+        True,
+    )
+    assert told(checkpoint={"name": "best", "step": step}) == (True, "")
+
+
+def test_of_two_runs_the_one_with_the_files_weights_is_taken(run: Path, files: Path, tmp_path: Path) -> None:
+    """A relative path in the record leads to another run from another folder."""
+    mine, other = (Path(shutil.copytree(run, tmp_path / name, symlinks=True)) for name in ("mine", "other"))
+    place = (other / "checkpoints" / "best").resolve() / "manifest.json"
+    manifest = json.loads(place.read_text())
+    place.write_text(json.dumps({**manifest, "sha256": {**manifest["sha256"], "model.safetensors": "0" * 64}}))
+    file = Path(shutil.copytree(files, mine / "export")) / NAMES["onnx"]
+    assert run_folder(changed(file, run=str(other))) == mine
+    assert run_folder(changed(file, weights_sha256="1" * 64)) == other  # neither has them: as the record says
+    assert run_folder(changed(file, weights_sha256=None)) == other
+    assert run_folder(changed(file, run="/nowhere")) == mine
+    assert run_folder(changed(files / NAMES["onnx"], run="/nowhere")) is None
 
 
 @pytest.mark.process

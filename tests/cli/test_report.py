@@ -85,6 +85,15 @@ def test_mistakes_are_named_and_write_nothing(
     assert not list(elsewhere.glob("*.html"))
 
 
+@pytest.mark.usefixtures("runs")
+def test_a_file_beside_the_page_is_checked_before_the_work(effbench: Effbench, elsewhere: Path) -> None:
+    (elsewhere / "page-deployment.csv").mkdir()
+    code, out, err = effbench("report", "runs", "output=page.html")
+    assert (code, out) == (2, "")
+    assert "page-deployment.csv is written beside it, and it is a folder. Give the page another name." in err
+    assert not (elsewhere / "page.html").exists()
+
+
 def test_help(effbench: Effbench) -> None:
     code, out, _ = effbench("report", "--help")
     assert code == 0

@@ -46,6 +46,23 @@ def test_options_of_another_method_are_refused() -> None:
         CompressOptions("quantize", StructuredOptions())
 
 
+@pytest.mark.parametrize(
+    ("backend", "backends", "named"),
+    [
+        ("onnxruntime", ["eager", "torchscript"], "onnxruntime, openvino_f32, openvino_bf16"),
+        ("openvino", ["eager", "onnxruntime"], "openvino_f32, openvino_bf16"),
+    ],
+)
+def test_one_of_the_backends_must_read_the_quantized_file(backend: str, backends: list[str], named: str) -> None:
+    own = QuantizeOptions(backend=backend)
+    with pytest.raises(ConfigError) as refused:
+        CompressOptions("quantize", own, bench=measuring(backends=backends))
+    assert f"backends=[{','.join(backends)}] measures no file for backend={backend}" in str(refused.value)
+    assert f"name one that reads it, of {named}, or leave backends out" in str(refused.value)
+    CompressOptions("quantize", own, bench=measuring(backends=[*backends, "openvino_f32"]))
+    CompressOptions("structured", StructuredOptions(), bench=measuring(backends=["eager"]))
+
+
 def test_before_and_after_are_measured_at_batch_1_by_default() -> None:
     assert measuring().sizes == (1,)
     assert measuring(backends=["eager"], rounds=3).chosen == ("eager",)

@@ -13,8 +13,9 @@ import pytest
 
 from effbench.compress import search as searching
 from effbench.compress import trial as trials
-from effbench.compress.options import CompressOptions
+from effbench.compress.options import CompressOptions, measuring
 from effbench.compress.search import search
+from effbench.compress.table import print_search
 from effbench.compress.target import SearchOptions, Target
 from effbench.errors import ConfigError, EffbenchError, ThresholdError
 
@@ -85,8 +86,13 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
             "speed": {
                 "arms": [{**arm, "side": "before"}, {**arm, "side": "after"}], "batch_sizes": [1],
                 "fastest": {"before": "onnxruntime", "after": "onnxruntime"}, "fastest_ratio": {"estimate": part},
+                "doubts": ["the clock changed"],
             },
         }  # fmt: skip
+        if options.method == "quantize":
+            record["file"] = "small.onnx"
+            (folder / "export").mkdir()
+            (folder / "export" / "small.onnx.json").write_text(json.dumps({"run": str(source.folder), "bytes": 7}))
         (folder / "compression.json").write_text(json.dumps({"schema_version": 1, **record}))
         (folder / "weights").write_text(str(final))
         return record
@@ -109,7 +115,7 @@ def test_the_first_candidate_that_holds_ends_the_search(tmp_path: Path, made: li
     assert made == [("run", "onnxruntime")]
     assert found["search"]["met"]
     assert found["source"]["run"] == "../run"
-    assert sorted(path.name for path in (tmp_path / "result").iterdir()) == ["compression.json", "weights"]
+    assert sorted(path.name for path in (tmp_path / "result").iterdir()) == ["compression.json", "export", "weights"]
 
 
 def test_pruning_and_8_bits_together_multiply_and_add(tmp_path: Path, made: list[tuple[str, Any]]) -> None:
@@ -120,7 +126,10 @@ def test_pruning_and_8_bits_together_multiply_and_add(tmp_path: Path, made: list
     assert found["search"]["drop"] == pytest.approx(0.5)
     assert found["search"]["met"]
     result = tmp_path / "result"
-    assert sorted(path.name for path in result.iterdir()) == ["before", "compression.json", "weights"]
+    assert sorted(path.name for path in result.iterdir()) == ["before", "compression.json", "export", "weights"]
+    # and not the folder of the search, which is gone
+    file = json.loads((result / "export" / "small.onnx.json").read_text())
+    assert file == {"run": str(result / "before"), "bytes": 7}
     runs = [
         json.loads((place / "compression.json").read_text())["source"]["run"] for place in (result, result / "before")
     ]
@@ -153,6 +162,26 @@ def test_nothing_within_the_bound_writes_nothing(tmp_path: Path, monkeypatch: py
     with pytest.raises(ThresholdError, match=r"int8-onnxruntime \(it loses too much\)"):
         searched(tmp_path, "latency/2", max_drop=0.05)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_only_runtimes_that_are_measured_get_a_file(tmp_path: Path, made: list[tuple[str, Any]]) -> None:
+    searched(tmp_path, "latency/100", bench=measuring(backends=["eager", "onnxruntime"]), max_drop=0.3)
+    assert made == [("run", "onnxruntime"), ("run", 0.25), ("structured-0.25", "onnxruntime"), ("run", 0.5)]
+
+
+def test_without_a_runtime_for_8_bits_only_channels_go(tmp_path: Path, made: list[tuple[str, Any]]) -> None:
+    searched(tmp_path, "latency/100", bench=measuring(backends=["eager"]), max_drop=0.3, minutes=1e-9)
+    assert made == [("run", 0.25)]  # one candidate at least
+
+
+@pytest.mark.usefixtures("made")
+def test_the_doubts_of_a_latency_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = searched(tmp_path, "latency/2")
+    print_search({**found, "path": "x"})
+    assert capsys.readouterr().out.splitlines()[-2:] == ["Doubt: the clock changed.", "  x"]
+    found["search"]["target"] = "size/2"
+    print_search({**found, "path": "x"})
+    assert "Doubt" not in capsys.readouterr().out
 
 
 def test_after_its_minutes_no_candidate_is_begun(tmp_path: Path, made: list[tuple[str, Any]]) -> None:

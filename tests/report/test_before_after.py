@@ -62,6 +62,23 @@ def test_what_is_lost_is_told_with_its_interval() -> None:
     )
 
 
+def test_backends_that_lose_more_than_others_are_named() -> None:
+    found = record(onnxruntime=(0.5, 0.6))
+    assert not any("Not counted" in sentence for sentence in sentences(found))  # an older record
+    found["speed"]["left_out"] = ["after openvino_f32"]
+    assert "Not counted as fastest, because others lose less accuracy: after openvino_f32." in sentences(found)
+
+
+def test_a_metric_that_one_side_has_not_is_a_dash(tmp_path: Path) -> None:
+    found = record(onnxruntime=(0.5, 0.6))
+    del found["after"]["metrics"]["acc"]
+    (tmp_path / "compression.json").write_text(json.dumps(found))
+    section, problem = before_after(tmp_path)
+    assert (problem, section is None) == ("", False)
+    assert section is not None
+    assert ["test accuracy", "90.00 %", "-"] in section["rows"]
+
+
 def test_layers_in_float32_are_named() -> None:
     found = record(onnxruntime=(0.5, 0.6))
     found["details"] = {"scheme": "static", "calibration": 32, "layers": 5, "floating": ["head"]}

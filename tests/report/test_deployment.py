@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from effbench.bench.table import print_record
 from effbench.report.deployment import deployment, latency_figure, sentences
 
 
@@ -64,6 +65,24 @@ def test_the_section_has_a_row_a_backend_and_reasons_below(tmp_path: Path) -> No
     assert len(found["figures"]) == 1
 
 
+def test_a_metric_that_a_backend_has_not_is_left_empty(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = record(sample_shape=[3])
+    changed["arms"][1] = {**changed["arms"][1], "metrics": {"loss": 0.5}}
+    for arm in changed["arms"]:
+        arm["parity"] = {"relative": 0.0, "agreement": 1.0}
+    changed["options"]["rounds"] = 3
+    found, problem = deployment(written(tmp_path, changed))
+    assert problem == ""
+    assert found is not None
+    assert [row[-2] for row in found["rows"]] == ["80.00 %", ""]
+    monkeypatch.setenv("COLUMNS", "80")
+    print_record(changed)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[3] for line in lines if "+0.00" in line] == ["80.00", "-"]
+
+
 def test_sentences_name_the_winner_or_say_why_there_is_none() -> None:
     first, second, *_ = sentences(record())
     assert first.startswith("Least latency at batch 1 (single stream): onnxruntime, 4.00 times as fast as eager")
@@ -92,6 +111,37 @@ def test_the_figure_has_a_line_for_each_measured_backend() -> None:
     for arm in one["arms"][:2]:
         del arm["batches"]["8"]
     assert latency_figure(one) is None
+
+
+def checkpoint(run: Path, name: str, **digests: str) -> None:
+    folder = run / "checkpoints" / name
+    folder.mkdir(parents=True)
+    files = {f"{file}.safetensors": digest for file, digest in digests.items()}
+    (folder / "manifest.json").write_text(json.dumps({"format": 2, "step": 4, "sha256": files}))
+
+
+@pytest.mark.parametrize(
+    ("facts", "other"),
+    [
+        ({"weights_sha256": "a1"}, False),
+        ({"weights_sha256": "b2"}, True),
+        ({}, False),  # of an older effbench
+        ({"weights_sha256": "b2", "checkpoint": {"name": "gone", "step": 4}}, False),
+        ({"weights_sha256": "b2", "checkpoint": {"name": "../checkpoints/best", "step": 4}}, False),
+    ],
+)
+def test_numbers_of_weights_that_are_gone_say_so(facts: dict[str, Any], other: bool, tmp_path: Path) -> None:
+    """The averaged weights are those that the run answers with."""
+    (tmp_path / "bench").mkdir()
+    checkpoint(tmp_path, "step-00000009", model="x0", ema="a1")
+    (tmp_path / "checkpoints" / "best").symlink_to("step-00000009")
+    content = record(**{"checkpoint": {"name": "best", "step": 4}, **facts})
+    found, problem = deployment(written(tmp_path / "bench", content))
+    assert problem == ""
+    assert found is not None
+    text = "These numbers are of step 4, and checkpoint best has other weights now. Measure again: effbench bench"
+    assert (f"{text} {tmp_path}" in found["notes"]) is other
+    assert len([note for note in found["notes"] if note.startswith("These numbers")]) == int(other)
 
 
 def test_without_bench_json_there_is_no_section(tmp_path: Path) -> None:

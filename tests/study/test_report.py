@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from effbench.cli import main
+from effbench.study import report as reporting
 from effbench.study.analysis import analyse
 from effbench.study.frozen import freeze
 from effbench.study.page import CURVES, MARKDOWN, PAGE, TABLE, write_page
@@ -60,6 +61,19 @@ def test_another_name_for_the_page_is_refused(folder: Path, capsys: pytest.Captu
     assert "whose page is always study.html" in capsys.readouterr().err
     assert (folder / PAGE).read_bytes() == before
     assert not (folder / "other.html").exists()
+
+
+def test_a_page_that_cannot_be_written_is_refused_first(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def analysed(*_: object) -> None:
+        raise AssertionError("it is analysed")
+
+    monkeypatch.setattr(reporting, "analyse", analysed)
+    (folder / PAGE).unlink()
+    (folder / PAGE).mkdir()
+    assert main(["report", str(folder)]) == 2
+    assert f"{folder / PAGE} is where the page of a study is written, and it is a folder." in capsys.readouterr().err
 
 
 def replaced(name: str, old: str, new: str) -> Callable[[Path], None]:

@@ -1,0 +1,144 @@
+"""What a compressed model loses: points of accuracy, or percent of a loss, which may be 0 or negative.
+
+White-box: the refusal of a quantized file is called with numbers that no small model gives.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from effbench.compress import drop as dropping
+from effbench.compress.drop import PERCENT, POINTS, Judge, both, left, risen
+from effbench.compress.mixed import Mixed
+from effbench.compress.options import QuantizeOptions
+from effbench.compress.quantize import Quantized, _check_drop
+from effbench.data.splits import Split
+from effbench.errors import ThresholdError
+from effbench.metrics import Accuracy
+from effbench.tasks.classification import Classification
+from effbench.tasks.losses import CrossEntropy, Loss, MeanSquaredError
+from effbench.tasks.regression import Regression
+from effbench.tasks.task import Task
+
+LOSSES = (-3.0, -1.0, -0.25, 0.25, 1.0, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "percent"),
+    [
+        (2.0, 3.0, 50), (2.0, 1.0, -50), (-2.0, -1.0, 50), (-2.0, -3.0, -50), (-1.0, 1.0, 200), (1.0, -1.0, -200),
+        (0.0, 0.0, 0), (0.0, -1.0, 0), (0.0, 1e-9, math.inf), (0.0, math.nan, math.inf),
+    ],
+)  # fmt: skip
+def test_a_rise_is_in_percent_of_the_size_of_the_loss(before: float, after: float, percent: float) -> None:
+    assert risen(before, after) == pytest.approx(percent)
+    assert math.isnan(risen(1.0, math.nan))  # which no bound holds
+
+
+def facts(before: float, after: float) -> dict[str, Any]:
+    return {"of": PERCENT, "drop": risen(before, after), "loss_before": before, "loss_after": after}
+
+
+@pytest.mark.parametrize("losses", itertools.product(LOSSES, repeat=3))
+def test_two_steps_lose_what_the_last_loss_has_risen(losses: tuple[float, float, float]) -> None:
+    """Parts of a loss multiply only where it stays positive: from -2 to -1 and to -0.5 it rises by 75 %."""
+    run, pruned, quantized = losses
+    assert both(facts(run, pruned), facts(pruned, quantized)) == pytest.approx(100 * (quantized - run) / abs(run))
+
+
+@pytest.mark.parametrize(("run", "pruned"), itertools.product(LOSSES, repeat=2))
+def test_the_second_step_may_lose_what_the_first_has_left(run: float, pruned: float) -> None:
+    for bound in (0.0, 1.0, 50.0, 400.0):
+        most = left(facts(run, pruned), bound)
+        worst = pruned + most / 100 * abs(pruned)  # the largest loss that the second step may end with
+        if risen(run, pruned) <= bound:
+            assert both(facts(run, pruned), facts(pruned, worst)) == pytest.approx(bound)
+        else:
+            assert most == 0
+
+
+def test_points_of_the_same_samples_add_up() -> None:
+    first, second = ({"of": POINTS, "drop": lost, "loss_before": 1.0, "loss_after": 2.0} for lost in (0.4, -0.1))
+    assert both(first, second) == pytest.approx(0.3)
+    assert left(first, 0.5) == pytest.approx(0.1)
+    assert left(first, 0.3) == 0
+    assert left({**facts(1.0, 0.0), "drop": -100.0}, 0.5) == 0  # of a loss of 0 there is no percentage
+
+
+# --- of outputs, by tasks of known numbers
+
+
+class Gap(Loss):
+    """The mean of outputs - targets, which may be 0 or negative."""
+
+    targets = ("values",)
+
+    def summed(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs - targets).sum()
+
+
+class ByGap(Regression):
+    evaluated_by = Gap()
+
+
+def judge_of(task: Task, reference: Tensor, targets: Tensor, monkeypatch: pytest.MonkeyPatch) -> Judge:
+    """A judge whose run answers `reference` on validation samples with these targets."""
+    modality = SimpleNamespace(targets=lambda labels, rows, _: labels[rows], unit="row")
+    run: Any = SimpleNamespace(task=task, modality=lambda: modality)
+    split = Split(torch.zeros(len(targets), 1), targets)
+    monkeypatch.setattr(dropping, "tested_split", lambda *_: ("val", split, True))
+    monkeypatch.setattr(dropping, "answers", lambda *_: reference)
+    return Judge(run, "best")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "percent"), [(2.0, 3.0, 50), (-2.0, -1.0, 50), (-1.0, -2.0, -100), (0.0, 1.0, math.inf)]
+)
+def test_the_drop_of_a_task_without_accuracy_is_of_its_loss(
+    before: float, after: float, percent: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = ByGap(MeanSquaredError(), [], 1)
+    targets = torch.tensor([[5.0], [7.0], [-2.0]])
+    judge = judge_of(task, targets + before, targets, monkeypatch)
+    found = judge.facts(targets + after)
+    assert found["drop"] == judge.drop(targets + after) == pytest.approx(percent)
+    assert (found["of"], found["loss_before"], found["loss_after"]) == (PERCENT, before, after)
+
+
+def test_the_drop_of_an_accuracy_of_0_is_a_gain(monkeypatch: pytest.MonkeyPatch) -> None:
+    targets = torch.tensor([0, 1, 2, 0])
+    right = 4 * torch.eye(3)[targets]
+    wrong = right.roll(1, dims=1)
+    judge = judge_of(Classification(CrossEntropy(), [Accuracy()], 3), wrong, targets, monkeypatch)
+    assert judge.unit == POINTS
+    assert judge.drop(wrong) == 0
+    half = torch.cat([right[:2], wrong[2:]])
+    assert judge.drop(half) == pytest.approx(-50)
+    assert judge.facts(half)["loss_after"] == pytest.approx(float(torch.nn.functional.cross_entropy(half, targets)))
+
+
+@pytest.mark.parametrize(
+    ("drop", "told"),
+    [
+        (
+            60.0,
+            "scheme=static loses 60.00 percent of the loss on validation samples even with 1 of 3 layers in float32",
+        ),
+        (math.inf, "scheme=static raises the loss from 0, of which there is no percentage, on validation samples"),
+    ],
+)
+def test_a_file_that_loses_too_much_is_refused_with_a_remedy(drop: float, told: str) -> None:
+    made = Quantized(b"", "static", Mixed(drop, drop, 3, ("a",)), 32)
+    with pytest.raises(ThresholdError) as refused:
+        _check_drop(made, QuantizeOptions(), PERCENT)
+    text = str(refused.value)
+    assert told in text
+    assert "another scheme, or calibration=128." in text
+    assert ("Allow more with max_drop" in text) is math.isfinite(drop)

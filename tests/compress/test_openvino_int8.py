@@ -1,0 +1,87 @@
+"""NNCF's accuracy control on a small graph: as few layers in float32 as hold the bound, and never all of them."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+from effbench.compress.mixed import Judged
+from effbench.compress.openvino_int8 import openvino_int8
+from effbench.export.interface import Forward
+from effbench.export.openvino_runtime import import_openvino, members_of
+from tests.compress.test_onnx_int8 import graph_file
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.proof,  # the import of NNCF alone
+    pytest.mark.skipif(find_spec("nncf") is None, reason="extra compress"),
+]
+
+INPUTS = np.random.default_rng(1).normal(size=(64, 8)).astype(np.float32)
+SAMPLES = torch.from_numpy(INPUTS[:16])
+
+
+class Judging:
+    """Compares a file with the formula of its graph: by how many percent outputs move, or 1 if they move at all."""
+
+    def __init__(self, weights: list[np.ndarray], any_is_one: bool = False):
+        self.expected = np.maximum(INPUTS @ weights[0], 0) @ weights[1]
+        self.any_is_one, self.calls = any_is_one, 0
+
+    def __call__(self, forward: Forward) -> Judged:
+        self.calls += 1
+        moved = self.moved(forward(torch.from_numpy(INPUTS)).numpy())
+        return Judged(float(moved > 1e-4) if self.any_is_one else 100 * moved, moved)
+
+    def moved(self, outputs: np.ndarray) -> float:
+        return float(np.sqrt(((outputs - self.expected) ** 2).mean() / (self.expected**2).mean()))
+
+
+def by_hand(content: bytes) -> tuple[np.ndarray, set[str]]:
+    """What OpenVINO answers for the archive, and the types of its matrices."""
+    core = import_openvino().Core()
+    graph, weights = members_of(content)
+    model = core.read_model(model=graph, weights=weights)
+    kinds = {
+        node.get_element_type().get_type_name()
+        for node in model.get_ops()
+        if node.get_type_name() == "Constant" and node.get_output_size() == 1 and len(node.get_output_shape(0)) == 2
+        if np.prod(node.get_output_shape(0)) > 16
+    }
+    return core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(INPUTS)[0], kinds
+
+
+@pytest.mark.process
+def test_layers_stay_in_float_until_the_bound_holds(tmp_path: Path) -> None:
+    file, weights = graph_file(tmp_path / "f.onnx", width=32)
+    judge = Judging(weights)
+    whole, content = openvino_int8(file, SAMPLES, judge, 1e6, attention=False)
+    assert (whole.layers, whole.floating, judge.calls) == (2, (), 1)
+    outputs, kinds = by_hand(content)
+    assert judge.moved(outputs) == pytest.approx(whole.drop / 100, rel=1e-3)
+    assert kinds == {"i8"}
+    judge.calls, bound = 0, 0.9 * whole.drop
+    mixed, content = openvino_int8(file, SAMPLES, judge, bound, attention=False)
+    assert mixed.drop <= bound < mixed.drop_of_all == pytest.approx(whole.drop)
+    assert len(mixed.floating) == 1
+    outputs, kinds = by_hand(content)
+    assert judge.moved(outputs) == pytest.approx(mixed.drop / 100, rel=1e-3)
+    assert kinds == {"i8", "f32"}
+    # each is an evaluation of all validation samples; NNCF would make one for each sample of its own
+    assert judge.calls <= 12
+
+
+@pytest.mark.process
+def test_a_bound_that_no_8_bits_hold_gives_no_float_file(tmp_path: Path) -> None:
+    """NNCF ends with the model as it was, which loses nothing and is no smaller."""
+    file, weights = graph_file(tmp_path / "f.onnx", width=32)
+    mixed, content = openvino_int8(file, SAMPLES, Judging(weights, any_is_one=True), 0.5, attention=False)
+    assert (mixed.drop, mixed.floating) == (1.0, ())
+    assert by_hand(content)[1] == {"i8"}

@@ -1,0 +1,73 @@
+"""Which backend is the fastest of a compressed run: none that surely gives worse answers than others.
+
+The measurements themselves are replaced by known times and losses.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from effbench.bench.measure import Arm
+from effbench.bench.options import BenchOptions
+from effbench.bench.sources import Source
+from effbench.compress import speed as speeding
+from effbench.compress.options import measuring
+from effbench.compress.speed import speeds
+from tests.bench.test_analysis import processes
+
+SECONDS = {"eager": 0.010, "onnxruntime": 0.004, "openvino_f32": 0.001}
+
+
+def measured(
+    lost: dict[str, tuple[float, float]], of: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, Any]:
+    """Both sides by three backends. lost: by backend after, (estimate, lower end) in points; before, none is lost."""
+    sides: list[dict[str, tuple[float, float]]] = [{}, lost]
+
+    def answering(_: Source, options: BenchOptions, folder: Path) -> tuple[dict[str, dict[str, Any]], list[Arm]]:
+        own = sides[folder.name == "after"]
+        rows = {
+            name: {
+                "backend": name, "status": "ok", "reason": None, "bytes": 5, "lost_of": of,
+                "lost": {"estimate": own.get(name, (0.0, -0.5))[0], "low": own.get(name, (0.0, -0.5))[1], "high": 99.0},
+            }
+            for name in options.chosen
+        }  # fmt: skip
+        return rows, [Arm(name, name, folder / name) for name in options.chosen]
+
+    def measure(arms: list[Arm], *_: Any) -> None:
+        for number, arm in enumerate(arms):
+            arm.processes += processes(SECONDS[arm.backend], seed=number)
+
+    source = Source({}, torch.zeros(1, 1), "row")
+    for name, value in {
+        "answering": answering, "measure": measure, "source_of": lambda *_: source, "batch_files": lambda *_: {},
+    }.items():  # fmt: skip
+        monkeypatch.setattr(speeding, name, value)
+    result: Any = SimpleNamespace(folder=tmp_path)
+    return speeds(SimpleNamespace(), "best", result, measuring())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("lost", "of", "fastest"),
+    [
+        ({}, "accuracy", "openvino_f32"),
+        ({"openvino_f32": (5.0, 3.0)}, "accuracy", "onnxruntime"),
+        ({"openvino_f32": (5.0, 0.4)}, "accuracy", "openvino_f32"),  # within the interval of max_drop=0.5
+        (dict.fromkeys(SECONDS, (5.0, 3.0)), "accuracy", "openvino_f32"),  # all alike: it is the file's loss
+        ({"openvino_f32": (5.0, 3.0)}, "answers", "openvino_f32"),  # other answers are no loss of accuracy
+    ],
+)
+def test_a_backend_with_worse_answers_is_not_the_fastest(
+    lost: dict[str, tuple[float, float]], of: str, fastest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = measured(lost, of, tmp_path, monkeypatch)
+    assert found["fastest"] == {"before": "openvino_f32", "after": fastest}
+    assert found["left_out"] == ([] if fastest == "openvino_f32" else ["after openvino_f32"])
+    assert found["fastest_ratio"]["estimate"] == pytest.approx(SECONDS[fastest] / SECONDS["openvino_f32"], rel=0.02)
+    assert len(found["pairs"]) == 3  # each backend beside itself, all the same
