@@ -46,16 +46,14 @@ def facts(before: float, after: float) -> dict[str, Any]:
     return {"of": PERCENT, "drop": risen(before, after), "loss_before": before, "loss_after": after}
 
 
-@pytest.mark.parametrize("losses", itertools.product(LOSSES, repeat=3))
-def test_two_steps_lose_what_the_last_loss_has_risen(losses: tuple[float, float, float]) -> None:
+def test_two_steps_lose_what_the_last_loss_has_risen() -> None:
     """Parts of a loss multiply only where it stays positive: from -2 to -1 and to -0.5 it rises by 75 %."""
-    run, pruned, quantized = losses
-    assert both(facts(run, pruned), facts(pruned, quantized)) == pytest.approx(100 * (quantized - run) / abs(run))
+    for run, pruned, quantized in itertools.product(LOSSES, repeat=3):
+        assert both(facts(run, pruned), facts(pruned, quantized)) == pytest.approx(100 * (quantized - run) / abs(run))
 
 
-@pytest.mark.parametrize(("run", "pruned"), itertools.product(LOSSES, repeat=2))
-def test_the_second_step_may_lose_what_the_first_has_left(run: float, pruned: float) -> None:
-    for bound in (0.0, 1.0, 50.0, 400.0):
+def test_the_second_step_may_lose_what_the_first_has_left() -> None:
+    for run, pruned, bound in itertools.product(LOSSES, LOSSES, (0.0, 1.0, 50.0, 400.0)):
         most = left(facts(run, pruned), bound)
         worst = pruned + most / 100 * abs(pruned)  # the largest loss that the second step may end with
         if risen(run, pruned) <= bound:
