@@ -96,8 +96,8 @@ def left(first: Mapping[str, Any], bound: float) -> float:
         bound: in the unit of the drop.
     """
     if first["of"] == POINTS:
-        return max(0.0, bound - first["drop"])
-    before, after = first["loss_before"], first["loss_after"]
+        return max(0.0, bound - float(first["drop"]))
+    before, after = float(first["loss_before"]), float(first["loss_after"])
     more = risen(after, before + bound / 100 * abs(before))
     return max(0.0, more) if math.isfinite(more) else 0.0
 
