@@ -105,7 +105,7 @@ class Estimate:
         if not self.begun:
             return []
         known = "" if self.ended is None else f": {self.ended} of {self.runs} runs have ended"
-        return [f"{self.plan.folder} holds this study{known}. The same command without --plan goes on with it."]
+        return [f"{self.plan.folder} holds this study{known}."]
 
     def _target(self) -> list[str]:
         """Return the target that was given, in words, as its values are written elsewhere."""
