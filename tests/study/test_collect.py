@@ -127,7 +127,7 @@ def test_an_outcome_keeps_what_tells_data_apart(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("test_split", "same"), [("", True), ("drawn", False), ("generated", False), (None, True)])
 def test_test_samples_of_other_seeds_are_not_paired(test_split: str | None, same: bool, tmp_path: Path) -> None:
-    """Their targets are equal: a draw in the order of the classes gives any two draws the same. None: older outcomes."""
+    """Their targets are equal: draws that keep the order of the classes give the same. None: an older outcome."""
     pytest.importorskip("optuna")
     plan = planned(["study=smoke", "study.trials=1", f"study.folder={tmp_path}"])
     ledger = ledger_of(plan)
