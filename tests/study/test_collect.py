@@ -150,6 +150,13 @@ def text_table(folder: Path, name: str) -> str:
     return str(folder / name)
 
 
+def number_table(folder: Path) -> str:
+    folder.mkdir(exist_ok=True)
+    lines = [f"{number},{kind}" for number in range(30) for kind in ("up", "down")]
+    (folder / "numbers.csv").write_text("\n".join(["x,label", *lines]) + "\n")
+    return str(folder / "numbers.csv")
+
+
 def images(folder: Path, *splits: str) -> str:
     for split in splits or ("",):
         for kind in ("a", "b"):
@@ -172,7 +179,7 @@ def images(folder: Path, *splits: str) -> str:
         lambda folder, seed: text_csv(
             text_table(folder, "all.csv"), test_file=text_table(folder, "test.csv"), split_seed=seed
         ),
-        lambda folder, seed: table_csv(text_table(folder, "rows.csv"), split_seed=seed, test_fraction=0.3),
+        lambda folder, seed: table_csv(number_table(folder), split_seed=seed, test_fraction=0.3),
         lambda folder, seed: image_folder(images(folder / f"{seed}"), image_size=4, split_seed=seed, test_fraction=0.3),
         lambda folder, seed: image_folder(images(folder / f"{seed}", "train", "test"), image_size=4, split_seed=seed),
     ],
