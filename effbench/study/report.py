@@ -18,7 +18,7 @@ from effbench.study.frozen import frozen_rules, read_frozen
 from effbench.study.page import CURVES, TABLE, print_result, write_page
 from effbench.study.results import StudyResult, result_to_json
 from effbench.study.storage import JOURNAL
-from effbench.study.table import StudyTable, curves_from_json, table_from_json
+from effbench.study.table import Confirmation, StudyTable, Trial, curves_from_json, table_from_json
 from effbench.units import counted
 
 T = TypeVar("T")
@@ -68,7 +68,8 @@ def report_study(folder: Path, as_json: bool) -> int:
 
 def _tell_newer(folder: Path, table: StudyTable) -> None:
     """Say that the journal holds runs that the table lacks: its worker was killed, or is at work."""
-    newer = ended_runs(folder) - {run.run for run in (*table.trials, *table.confirmations)}
+    counted_there: list[Trial | Confirmation] = [*table.trials, *table.confirmations]
+    newer = ended_runs(folder) - {run.run for run in counted_there}
     if newer:
         written = datetime.fromtimestamp((folder / TABLE).stat().st_mtime)
         log.warning(

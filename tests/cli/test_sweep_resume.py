@@ -201,6 +201,7 @@ def test_a_session_that_began_and_did_not_end_is_recorded(tmp_path: Path) -> Non
     assert read_summary(tmp_path)["status"] == "interrupted"
 
 
+@pytest.mark.proof
 @pytest.mark.process
 def test_a_job_in_a_folder_with_an_apostrophe_is_resumed(effbench: Effbench, tmp_path: Path) -> None:
     """Its data have changed: the refusal is then the reason of the job."""
