@@ -892,7 +892,7 @@ def test_quotes_of_the_grammar_are_undone_in_a_resumed_folder(tmp_path: Path) ->
         assert with_resume([word]) == ["model=mlp", f"resume={place}", f"hydra.run.dir={place}"]
 
 
-def test_a_suggested_command_can_be_pasted_whatever_the_folder_is_named(tmp_path: Path) -> None:
+def test_a_suggested_command_can_be_pasted_for_any_folder(tmp_path: Path) -> None:
     begun, ended, swept = (tmp_path / name for name in ("a b", "it's c", "$d"))
     for place in (begun / ".hydra", ended, swept):
         place.mkdir(parents=True)

@@ -225,7 +225,7 @@ def test_a_death_is_not_explained_by_an_earlier_one(
     [lambda plan: run_study(plan, "command", False), lambda plan: plan_only(plan, False)],
     ids=["study", "--plan"],
 )
-def test_runs_of_an_unknown_study_are_refused_before_the_first_step(
+def test_runs_of_an_unknown_study_are_refused_before_any_step(
     start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("effbench.study.run.probe_arms", lambda *_: pytest.fail("it trains"))
