@@ -183,8 +183,7 @@ def table_of(plan: StudyPlan, ledger: Ledger) -> StudyTable:
             seconds=outcome["seconds"],
             steps_to_target=_steps_to_target(outcome, targets.get(task.arm), plan.mode),
             reason=outcome.get("error") or "",
-            data=outcome.get("data", ""),
-            **{key: outcome[key] for key in _SHARED},
+            **_shared(outcome),
         )
         for arm in plan.arms
         for _, (task, outcome) in sorted(ledger.outcomes("tune", arm.name).items())
@@ -241,9 +240,12 @@ def _confirmation(
         settings=dict(task.settings),
         reason=outcome.get("error") or "",
         one_class=outcome.get("one_class", False),
-        data=outcome.get("data", ""),
-        **{key: outcome[key] for key in _SHARED},
+        **_shared(outcome),
     )
+
+
+def _shared(outcome: Mapping[str, Any]) -> dict[str, Any]:
+    return {**{key: outcome[key] for key in _SHARED}, "data": outcome.get("data", "")}  # older ones have no data
 
 
 def _steps_to_target(outcome: Mapping[str, Any], target: float | None, mode: str) -> float | None:
