@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import secrets
+import shlex
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -192,7 +193,8 @@ def sha256_of(path: Path) -> str:
 def check_new_run(folder: Path) -> None:
     """Raise ConfigError if the writable `folder` holds a run already, or its file system cannot hold one."""
     if (folder / "summary.json").exists() or any((folder / "checkpoints").glob("step-*")):
-        raise ConfigError(f"{folder} holds a run already. Continue it with resume={folder}, or choose another folder.")
+        again = shlex.quote(f"resume={folder}")
+        raise ConfigError(f"{folder} holds a run already. Continue it with {again}, or choose another folder.")
     if (folder / "checkpoints").is_dir():  # left by a run that was killed before it saved
         require_writable(folder / "checkpoints")
     try:
@@ -274,7 +276,7 @@ def read_any_summary(folder: Path, follow_links: bool = True) -> dict[str, Any]:
         if (folder / ".hydra" / "overrides.yaml").is_file():
             raise MissingFileError(
                 f"{folder} is a run that is not finished, or was killed: it holds no summary.json yet. "
-                f"Go on with: effbench train resume={folder}"
+                f"Go on with: effbench train {shlex.quote(f'resume={folder}')}"
             ) from error
         if folder.is_file():
             why = "it is a file. An exported file is taken by eval, predict and bench."

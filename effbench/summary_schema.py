@@ -60,7 +60,7 @@ FIELDS: Mapping[str, FieldRule] = {
     "sessions": ("a list of mappings", _list_of(lambda value: isinstance(value, dict))),
     "argv": ("a list of texts", _list_of(_is_text)),
     "metrics": MAPPING, "best": MAPPING, "timing": MAPPING, "memory": MAPPING, "model": MAPPING, "data": MAPPING,
-    "environment": MAPPING, "git": MAPPING,
+    "environment": MAPPING, "git": MAPPING, "program": MAPPING,
     "best.metric": TEXT, "best.value": NUMBER, "best.checkpoint": TEXT,
     "timing.training_s": NUMBER, "timing.elapsed_s": NUMBER, "timing.started": TEXT,
     "timing.seconds": ("a mapping of numbers", _mapping_of(is_number)),
@@ -70,10 +70,13 @@ FIELDS: Mapping[str, FieldRule] = {
     "data.name": TEXT, "data.sha256": TEXT, "data.counts": COUNTS, "data.evaluated": COUNTS,
     "data.classes": ("a list of names", _list_of(_is_text)),
     "data.modality": TEXT, "data.unit": TEXT, "data.counted": TEXT, "data.mean": NUMBERS, "data.std": NUMBERS,
+    "data.test_split": TEXT,
 }  # fmt: skip
 
 
 IMAGE = "image"  # the unit of records that do not say
+# data.test_split: how the test split follows data.split_seed; absent where it does not, or where nothing is known
+DRAWN, GENERATED = "drawn", "generated"  # from the same samples as train and validation | new samples
 
 
 def unit_of(summary: Mapping[str, Any]) -> str:

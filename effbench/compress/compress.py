@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -138,7 +139,7 @@ def _check_source(place: Path) -> None:
     if status not in FINISHED:
         raise ConfigError(
             f"{place} has status '{status}': only a run that ended (completed, stopped_early) is compressed, because "
-            f"the result is compared with its test. Go on with: effbench train resume={place}"
+            f"the result is compared with its test. Go on with: effbench train {shlex.quote(f'resume={place}')}"
         )
     if compressed_file(place) is not None:
         raise ConfigError(f"{place} is quantized already, and its file cannot be compressed again. Compress its run.")

@@ -28,9 +28,7 @@ def absolute_recipe(override: str) -> str:
     whole = value[:1] in ("'", '"') or Path(value).is_file()
     parts = []
     for part in [value] if whole else value.split(","):
-        path = part
-        if part[:1] in ("'", '"') and part[-1:] == part[:1]:  # undo `quoted`
-            path = re.sub(r"(\\+)('|$)", lambda match: match[1][: len(match[1]) // 2] + match[2], part[1:-1])
+        path = unquoted(part)
         if path.endswith((".yaml", ".yml")) or "/" in path:
             refuse_url(path)
             absolute = Path(os.path.expanduser(path)).resolve()  # noqa: PTH111 - Path.expanduser may raise
@@ -44,3 +42,11 @@ def quoted(text: str | Path) -> str:
     """Quote a text for Hydra's grammar, in which a backslash is special only before a quote."""
     escaped = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), str(text))
     return f"'{escaped}'"
+
+
+def unquoted(text: str) -> str:
+    """Return the text that `quoted` was given; a text without quotes around it as it is."""
+    quote = text[:1]
+    if quote not in ("'", '"') or len(text) < 2 or text[-1] != quote:
+        return text
+    return re.sub(rf"(\\+)({quote}|$)", lambda match: match[1][: len(match[1]) // 2] + match[2], text[1:-1])

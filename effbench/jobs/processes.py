@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 from effbench.errors import ConfigError, EffbenchError
 from effbench.gc_pause import uncollected
 from effbench.log import LOGGER, print_above_bar
-from effbench.records import write_summary
+from effbench.records import read_summary, write_summary
 from effbench.run.launch import Composed, composed, train_composed
 from effbench.run.lock import holding
 from effbench.run.signals import ENDING, handled_signals
@@ -40,6 +40,7 @@ IMPORTS = (
 ALIVE_S = 5.0  # between two calls of `alive` while a called function runs
 
 Result = TypeVar("Result")
+Stamp = tuple[int, int] | None  # inode and time of a summary.json
 
 
 def import_for_all_jobs() -> None:
@@ -112,7 +113,7 @@ def job_process(
     """Return the process of one run, not started yet.
 
     Args:
-        folder: of the run; a refusal is recorded there.
+        folder: of the run; a refusal is recorded there, also one of its resume.
         words: overrides, with hydra.run.dir or resume.
         whole: the composed config of the words, if it is ready.
         config_dir: folder with the user's groups.
@@ -128,6 +129,7 @@ def _child(folder: Path, words: list[str], whole: Composed | None, config_dir: s
     become_job()
     if quiet:
         LOGGER.setLevel(logging.CRITICAL)
+    written = stamp(folder)
     try:
         with ExitStack() as block:
             if quiet:
@@ -136,8 +138,8 @@ def _child(folder: Path, words: list[str], whole: Composed | None, config_dir: s
             code = train_composed(whole or composed(words, config_dir), config_dir=config_dir)
     except EffbenchError as error:
         log.error(error)
-        if not (folder / "summary.json").exists():
-            record_failure(folder, error)
+        # refused before it began, or before it went on: its own record does not say so
+        record_unrecorded(folder, written, error)
         code = error.exit_code
     except KeyboardInterrupt:
         code = 130
@@ -163,9 +165,51 @@ def become_job() -> None:
 
 
 def record_failure(folder: Path, error: EffbenchError) -> None:
-    """Write a summary for a job that could not write one, unless another process uses its folder."""
+    """Write a summary for a job that could not write one; what an interrupted session recorded is kept.
+
+    Raises:
+        ConfigError: another process uses the folder.
+    """
     with holding(folder):
-        write_summary(folder, {"status": "failed", "error": str(error), "metrics": {}, "argv": sys.argv})
+        try:
+            before = {**read_summary(folder), "stop_reason": None}
+        except ConfigError:  # none, or a damaged one
+            before = {"metrics": {}}
+        write_summary(folder, {**before, "status": "failed", "error": str(error), "argv": sys.argv})
+
+
+def record_unrecorded(folder: Path, written: Stamp, error: EffbenchError) -> None:
+    """Record a job's failure, unless the job has recorded how it ended, or another process uses its folder.
+
+    Args:
+        folder: of the job.
+        written: `stamp` of the folder before the job started.
+        error: why it failed.
+    """
+    if not _has_recorded(folder, written):
+        with suppress(ConfigError):
+            record_failure(folder, error)
+
+
+def _has_recorded(folder: Path, written: Stamp) -> bool:
+    """Return True if summary.json says how a session ended that began after `written`."""
+    if stamp(folder) == written:
+        return False
+    try:
+        sessions = read_summary(folder).get("sessions") or []
+    except ConfigError:
+        return True
+    # a resumed session writes a summary when it begins
+    return not sessions or sessions[-1].get("status") != "running"
+
+
+def stamp(folder: Path) -> Stamp:
+    """Return what changes when summary.json is written; None without one."""
+    try:
+        found = (folder / "summary.json").stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns  # it is replaced, never changed in place
 
 
 def called(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from effbench.cache_dir import expanded
 from effbench.config.compose import compose_raw, parse, plain
-from effbench.config.recipes import quoted
+from effbench.config.recipes import quoted, unquoted
 from effbench.config.refusals import Refusals
 from effbench.disk import set_aside
 from effbench.errors import ConfigError, EffbenchError
@@ -33,7 +33,7 @@ from effbench.jobs.plan import (
     standing,
     write_plan,
 )
-from effbench.jobs.processes import Relay, called, job_process, record_failure, relaying
+from effbench.jobs.processes import Relay, called, job_process, record_failure, record_unrecorded, relaying, stamp
 from effbench.log import LOGGER, at_level
 from effbench.records import FINISHED, require_writable
 from effbench.redaction import redact
@@ -69,7 +69,7 @@ def sweep(overrides: Sequence[str], config_dir: str | None = None, as_json: bool
     Raises:
         ConfigError: no job can run (exit code 2).
     """
-    resumed = [word.partition("=")[2].strip("'\"") for word in overrides if word.startswith("sweep.resume=")]
+    resumed = [unquoted(word.partition("=")[2]) for word in overrides if word.startswith("sweep.resume=")]
     overrides = [word for word in overrides if not word.startswith("sweep.resume=")]
     if resumed and not resumed[-1]:
         raise ConfigError("sweep.resume= names no sweep: give a sweep's folder, or leave it out to start a new sweep.")
@@ -93,8 +93,8 @@ def sweep(overrides: Sequence[str], config_dir: str | None = None, as_json: bool
     folder = Path(compose_raw(own, config_dir).hydra.sweep.dir)
     if any(folder.glob("[0-9]*")) or (folder / NAME).exists():
         raise ConfigError(
-            f"{folder} holds a sweep already. Resume it with -m sweep.resume={folder}, or choose another folder with "
-            "hydra.sweep.dir=DIR."
+            f"{folder} holds a sweep already. Resume it with -m {shlex.quote(f'sweep.resume={folder}')}, or choose "
+            "another folder with hydra.sweep.dir=DIR."
         )
     require_writable(folder)
     # The lock is held to the end: a second process must not write to the sweep's table.
@@ -237,7 +237,7 @@ def _run_job(item: JobSpec, refusal: str | None, common: Sequence[str], next_con
     words = [f"resume={quoted(job.folder)}", *common] if before == "begun" else _words_of_new_run(item, common)
 
     whole = next_config.take(words)
-    process = job_process(job.folder, words, whole, next_config.config_dir)
+    process, written = job_process(job.folder, words, whole, next_config.config_dir), stamp(job.folder)
     if not relay.start(process):
         return
     next_config.prepare_after(words)
@@ -246,10 +246,10 @@ def _run_job(item: JobSpec, refusal: str | None, common: Sequence[str], next_con
 
     # A job that died without a record (killed, out of memory) is recorded here. One that ended by the relayed signal
     # has saved its state: that is no failure.
-    if process.exitcode and not relay.told_to_end(process) and not (job.folder / "summary.json").exists():
+    if process.exitcode and not relay.told_to_end(process):
         code = process.exitcode
         text = f"the job's process ended with exit code {code}" if code > 0 else f"killed by signal {-code}"
-        record_failure(job.folder, EffbenchError(text))
+        record_unrecorded(job.folder, written, EffbenchError(text))
 
 
 def _with_hydra(overrides: Sequence[str], config_dir: str | None, folder: Path, as_json: bool) -> int:

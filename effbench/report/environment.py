@@ -97,6 +97,12 @@ def git_state(folder: Path) -> dict[str, Any] | None:
     return {"commit": commit, "dirty": bool(git(*off, "status", "--porcelain", "--ignore-submodules=dirty"))}
 
 
+def program_state() -> dict[str, Any] | None:
+    """Return {commit, dirty} of the checkout that holds this effbench; None for an installed one."""
+    root = Path(__file__).parents[2]
+    return git_state(root) if (root / ".git").exists() else None
+
+
 def peak_memory() -> dict[str, int]:
     """Return the largest resident memory of this process so far, and of the GPU allocator, in bytes."""
     import torch

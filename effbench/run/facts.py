@@ -16,7 +16,7 @@ from effbench.data.modality import Modality
 from effbench.data.splits import Splits
 from effbench.metrics import as_recorded
 from effbench.models import accounting
-from effbench.report.environment import environment, git_state, peak_memory
+from effbench.report.environment import environment, git_state, peak_memory, program_state
 from effbench.training.meter import WARMUP_STEPS
 from effbench.training.trainer import Trainer
 from effbench.units import seen_key, throughput_key
@@ -63,7 +63,8 @@ def known_at_start(
             **({} if (padding := trainer.train.padding()) is None else {"padding": padding}),
         },
         "environment": environment(),
-        "git": git_state(Path.cwd()),
+        "git": git_state(Path.cwd()),  # of the user's work, which may be another checkout than effbench's
+        "program": program_state(),
         "argv": sys.argv,
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def unfinished_in(words: Sequence[str], config_dir: str | None) -> Path | None:
             listed = "\n".join(changed)
             raise ConfigError(
                 f"{folder} holds a run of another config:\n{listed}\nTo resume that run with these settings, write "
-                f"resume={folder}; for a new run, choose another folder with hydra.run.dir=DIR."
+                f"{shlex.quote(f'resume={folder}')}; for a new run, choose another folder with hydra.run.dir=DIR."
             )
 
     # A diverged run has a checkpoint, but from there the same settings lead to the same end.
@@ -60,7 +61,8 @@ def unfinished_in(words: Sequence[str], config_dir: str | None) -> Path | None:
     if summary.get("status") == "diverged":
         raise EffbenchError(
             f"resume=auto: the run in {folder} diverged ({summary.get('stop_reason')}), and a repetition would diverge "
-            f"too. Start a new run in another folder, or resume this one with other settings: resume={folder}"
+            "too. Start a new run in another folder, or resume this one with other settings: "
+            f"{shlex.quote(f'resume={folder}')}"
         )
     if any((folder / "checkpoints").glob("step-*")):
         return folder

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from effbench.cache_dir import expanded
 from effbench.config.compose import compose_raw
-from effbench.config.recipes import quoted
+from effbench.config.recipes import quoted, unquoted
 from effbench.errors import ConfigError
 from effbench.run.overrides import lasting, merge_overrides, override_key, recorded_overrides, words_of_older
 
@@ -31,7 +32,7 @@ def with_resume(overrides: Sequence[str], config_dir: str | None = None) -> list
     """
     if any(word.startswith("sweep.resume=") for word in overrides):
         raise ConfigError("sweep.resume=DIR resumes a sweep, which needs -m: effbench train -m sweep.resume=DIR")
-    wanted = [word.removeprefix("resume=").strip("'\"") for word in overrides if word.startswith("resume=")]
+    wanted = [unquoted(word.removeprefix("resume=")) for word in overrides if word.startswith("resume=")]
     mine = [word for word in overrides if not word.startswith("resume=")]
     if not wanted or wanted[-1] == "null":
         return mine
@@ -65,7 +66,8 @@ def _resumed(folder: Path, mine: Sequence[str]) -> list[str]:
     earlier = recorded_overrides(folder)
     if earlier is None and (folder / "sweep.json").is_file():
         raise ConfigError(
-            f"resume={folder}: that folder holds a sweep; resume it with: effbench train -m sweep.resume={folder}"
+            f"resume={folder}: that folder holds a sweep; resume it with: effbench train -m "
+            f"{shlex.quote(f'sweep.resume={folder}')}"
         )
     if earlier is None:
         raise ConfigError(

@@ -78,6 +78,7 @@ def _qualities(table: StudyTable, rules: StudyRules, samples: Samples) -> list[Q
             # interrupted runs do not count yet (runs.py), so they are not among the chosen ones
             failed=sum(run.status in ("failed", "interrupted") for run in every),
             diverged_trials=sum(trial.status == "diverged" for trial in table.trials_by_arm.get(arm.name, ())),
+            missed=len(chosen) - len(finished),
         )
     # ranks are within a model: over models they would rank networks
     return [each for group in groups(table.arms) for each in _ranked([found[arm.name] for arm in group], sign)]
@@ -94,8 +95,13 @@ def _test_interval(samples: Samples, runs: Sequence[Confirmation], confidence: f
 
 def _ranked(qualities: Sequence[Quality], sign: float) -> list[Quality]:
     """Return the arms of a model, best first; those without a result last."""
-    with_result = [each for each in qualities if each.test is not None]
-    with_result.sort(key=lambda each: -sign * each.test.estimate if each.test else 0.0)
+
+    def order(quality: Quality) -> tuple[float, float]:
+        # The mean leaves out the runs without result, each of which counts as the worst in every comparison.
+        share = quality.missed / (quality.missed + quality.finished)
+        return share, -sign * quality.test.estimate if quality.test else 0.0
+
+    with_result = sorted((each for each in qualities if each.test is not None), key=order)
     # by the estimate: a rank is an order for the table, not a claim; equal ranks for what is not told apart would not
     # be an order, because "not distinguishable" is not transitive
     ranked = [replace(each, rank=place) for place, each in enumerate(with_result, start=1)]

@@ -53,10 +53,7 @@ def outcome_of(folder: Path, metric: str, name: str) -> dict[str, Any]:
     summary = read_summary(folder)
     # A run that diverged may have had a good value before: that it cannot be trained with this setting counts.
     best, finished = summary.get("best") or {}, summary["status"] in FINISHED
-    git, environment = summary.get("git") or {}, summary.get("environment") or {}
-    commit = f"effbench {environment.get('effbench')}"  # of an installed wheel, which has no commit
-    if git.get("commit"):
-        commit = f"{git['commit']}{' (changed)' if git.get('dirty') else ''}"
+    data, environment = summary.get("data") or {}, summary.get("environment") or {}
     # A name that is equal for machines that train alike, such as the nodes of a cluster: no host name.
     gpus = "".join(f", {name}" for name in environment.get("gpus") or [])
     machine = f"{environment.get('cpu')}, {environment.get('cores')} cores{gpus}, torch {environment.get('torch')}"
@@ -67,14 +64,25 @@ def outcome_of(folder: Path, metric: str, name: str) -> dict[str, Any]:
         "steps": summary.get("steps") or 0,
         "epochs": summary.get("epochs"),
         "seconds": (summary.get("timing") or {}).get("training_s") or 0.0,
-        "commit": commit,
+        "commit": _program(summary),
         "machine": machine,
+        "data": data.get("sha256") or "",
+        "test_split": data.get("test_split") or "",
         "run": name,
         "digest": config_digest(recorded_config(folder)) if (folder / "config.yaml").is_file() else "",
         "error": summary.get("error") or summary.get("stop_reason"),
         "curve": _curve(folder, metric),
     }
     return outcome | (_predictions(folder) if finished else {})
+
+
+def _program(summary: Mapping[str, Any]) -> str:
+    """Return a text that names the effbench that ran: its commit, or its version where it is installed."""
+    # older records have the commit of the folder in which the command was given alone
+    state = (summary["program"] if "program" in summary else summary.get("git")) or {}
+    if state.get("commit"):
+        return f"{state['commit']}{' (changed)' if state.get('dirty') else ''}"
+    return f"effbench {(summary.get('environment') or {}).get('effbench')}"
 
 
 def failed_outcome(text: str, name: str) -> dict[str, Any]:
@@ -175,15 +183,18 @@ def table_of(plan: StudyPlan, ledger: Ledger) -> StudyTable:
             seconds=outcome["seconds"],
             steps_to_target=_steps_to_target(outcome, targets.get(task.arm), plan.mode),
             reason=outcome.get("error") or "",
-            **{key: outcome[key] for key in _SHARED},
+            **_shared(outcome),
         )
         for arm in plan.arms
         for _, (task, outcome) in sorted(ledger.outcomes("tune", arm.name).items())
     ]
     # one level for all arms is the study's target
     same = len(targets) == len(plan.arms) and len(set(targets.values())) == 1
-    # Predictions of two arms are paired by sample only if all runs had the same samples in the same order.
-    labels = {outcome["targets"] for ended in final.values() for _, outcome in ended.values() if "targets" in outcome}
+    # Predictions are paired by sample only if all runs had the same samples in the same order. Equal targets alone do
+    # not show it: where a draw keeps the order of the classes, those of any two draws are equal.
+    outcomes = [outcome for ended in final.values() for _, outcome in ended.values()]
+    labels = {outcome["targets"] for outcome in outcomes if "targets" in outcome}
+    test_split = next((found for outcome in outcomes if (found := outcome.get("test_split"))), "")
     return StudyTable(
         name=plan.name,
         arms=tuple(each.arm for each in plan.arms),
@@ -205,7 +216,8 @@ def table_of(plan: StudyPlan, ledger: Ledger) -> StudyTable:
         targets={} if same else targets,
         target_source=source,
         baseline=plan.baseline,
-        same_test_samples=len(labels) <= 1,
+        same_test_samples=len(labels) <= 1 and not test_split,
+        test_split=test_split,
         clock=FROM_STEPS if clocked else MEASURED,
     )
 
@@ -228,8 +240,12 @@ def _confirmation(
         settings=dict(task.settings),
         reason=outcome.get("error") or "",
         one_class=outcome.get("one_class", False),
-        **{key: outcome[key] for key in _SHARED},
+        **_shared(outcome),
     )
+
+
+def _shared(outcome: Mapping[str, Any]) -> dict[str, Any]:
+    return {**{key: outcome[key] for key in _SHARED}, "data": outcome.get("data", "")}  # older ones have no data
 
 
 def _steps_to_target(outcome: Mapping[str, Any], target: float | None, mode: str) -> float | None:

@@ -16,14 +16,16 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from effbench.config.compare import PLACES
 from effbench.config.recipes import quoted
 from effbench.disk import set_aside
 from effbench.errors import ConfigError, EffbenchError
 from effbench.jobs.plan import DONE, standing
-from effbench.jobs.processes import Relay, job_process
+from effbench.jobs.processes import Relay, Stamp, job_process, stamp
 from effbench.records import read_summary, require_writable
 from effbench.report.spread import seconds
 from effbench.run.lock import holding
+from effbench.run.overrides import override_key
 from effbench.stats import mean
 from effbench.study.alone import NO_SPACE, measured, probe_arm
 from effbench.study.collect import failed_outcome, outcome_of
@@ -45,11 +47,22 @@ GO_ON = "Every run that has ended is kept: mend this, then give the same command
 
 @dataclass
 class _Slot:
-    """A run in a process."""
+    """A run in a process.
+
+    Attributes:
+        claim: its task.
+        process: it.
+        folder: of the run.
+        written: stamp of the folder before the process started.
+        resumes: it goes on from a checkpoint.
+        begun: time of its start.
+    """
 
     claim: Claim
     process: BaseProcess
     folder: Path
+    written: Stamp
+    resumes: bool
     begun: float
 
 
@@ -183,11 +196,15 @@ class Engine:
         steps = steps_of(self._plan, self._ledger, task.arm)
         words = self._plan.words(task.arm, task.settings, task.seed, task.phase == "confirm", steps)
         place = [f"hydra.run.dir={quoted(folder)}"]
-        # a resumed run takes its words from its own record, and refuses others
-        words = [f"resume={quoted(folder)}"] if state == "begun" else [*words, *place]
-        process = job_process(folder, [*words, *self._plan.session_words], config_dir=self._plan.config_dir, quiet=True)
+        if state == "begun":
+            # Its settings are those of its own record. Where the data lie and which device there is says this command:
+            # they may have moved since, and another worker may have begun the run.
+            place = [f"resume={quoted(folder)}"]
+            words = [word for word in words if override_key(word).startswith(PLACES)]
+        words = [*words, *place, *self._plan.session_words]
+        process, written = job_process(folder, words, config_dir=self._plan.config_dir, quiet=True), stamp(folder)
         if self._relay.start(process):
-            self._running.append(_Slot(claim, process, folder, time.monotonic()))
+            self._running.append(_Slot(claim, process, folder, written, state == "begun", time.monotonic()))
         else:
             self._ledger.put_back(claim)
 
@@ -230,17 +247,42 @@ class Engine:
         if self._relay.signals:
             self._ledger.put_back(claim)
             return
-        text = summary.get("error") or _ending(slot.process)
+        # its own record only: that of an earlier attempt says nothing about this one
+        is_own = summary.get("status") == "failed" and stamp(folder) != slot.written
+        told = summary.get("error") if is_own else None
+        text = str(told or _ending(slot.process)).rstrip(".")
         if NO_SPACE in text:
             # every further run would fail, too, and would be recorded as a failed one
             self._ledger.put_back(claim)
-            raise EffbenchError(f"{_label(claim.task)}: {text} {GO_ON}")
-        if claim.task.attempt + 1 < MOST_ATTEMPTS:
+            raise EffbenchError(f"{_label(claim.task)}: {text}. {GO_ON}")
+        is_refused = bool(told) and slot.resumes and slot.process.exitcode == ConfigError.exit_code
+        if not is_refused and claim.task.attempt + 1 < MOST_ATTEMPTS:
             log.warning(f"{_label(claim.task)}: {text}; it is tried again")
             self._ledger.put_back(claim, died=True)
             return
-        # Before it is recorded as failed: does this machine still train the arm with its defaults? A worker whose data
-        # are missing, or whose disk has failed, would record all that is left of the study as failed.
+        # Before the run is recorded as failed, or its checkpoint given up
+        if not self._trains(claim, text):
+            return
+        if is_refused:
+            aside = set_aside(folder)
+            log.warning(f"{_label(claim.task)}: {text}; it is started anew, and what there was is kept as {aside.name}")
+            self._ledger.put_back(claim)
+            return
+        log.error(f"{_label(claim.task)} failed {MOST_ATTEMPTS} times: {text}")
+        self._ledger.finish(claim, failed_outcome(text, str(folder.relative_to(self._plan.folder))))
+
+    def _trains(self, claim: Claim, text: str) -> bool:
+        """Return True if this machine trains the arm with its defaults; False, with the task put back, after a signal.
+
+        A worker whose data are missing, or whose disk has failed, would record all that is left of the study as failed.
+
+        Args:
+            claim: a task whose run has failed.
+            text: why.
+
+        Raises:
+            EffbenchError: it does not.
+        """
         try:
             beat = self._ledger.workers.beat
             trains = probe_arm(self._plan, self._relay, claim.task.arm, beat) is not None
@@ -251,9 +293,7 @@ class Engine:
             ) from error
         if not trains:  # a signal arrived
             self._ledger.put_back(claim)
-            return
-        log.error(f"{_label(claim.task)} failed {MOST_ATTEMPTS} times: {text}")
-        self._ledger.finish(claim, failed_outcome(text, str(folder.relative_to(self._plan.folder))))
+        return trains
 
     def _finish(self, claim: Claim, folder: Path, took_s: float) -> None:
         """Record the outcome of a run and tell of it."""

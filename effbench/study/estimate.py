@@ -13,7 +13,7 @@ from effbench.study.deployment import backends, estimated_s, measures_deployment
 from effbench.study.measure import TIMED_STEPS, Probe, steps_in
 from effbench.study.plan import StudyPlan
 from effbench.study.plan_words import plan_sentences
-from effbench.study.space import words_of
+from effbench.study.space import Dimension, words_of
 from effbench.study.tuning import arms_compared
 from effbench.units import counted, human_count, human_span
 
@@ -27,10 +27,14 @@ class Estimate:
     Attributes:
         plan: the plan.
         probes: arm -> short run.
+        begun: the study's folder holds it already.
+        ended: its runs that have ended; None if not known.
     """
 
     plan: StudyPlan
     probes: Mapping[str, Probe]
+    begun: bool = False
+    ended: int | None = 0
 
     @property
     def runs(self) -> int:
@@ -96,6 +100,20 @@ class Estimate:
             sampler=plan.keys.sampler,
         )
 
+    def _standing(self) -> list[str]:
+        """Return how far the study is, in words; [] for a new one."""
+        if not self.begun:
+            return []
+        known = "" if self.ended is None else f": {self.ended} of {self.runs} runs have ended"
+        return [f"{self.plan.folder} holds this study{known}."]
+
+    def _target(self) -> list[str]:
+        """Return the target that was given, in words, as its values are written elsewhere."""
+        target = self.plan.keys.target
+        if target is None or target == "median":
+            return []
+        return [f"Target: validation {self.plan.display.with_unit(target)}."]
+
     def line(self) -> str:
         keys = self.plan.keys
         return (
@@ -126,6 +144,7 @@ class Estimate:
             "seeds": list(self.plan.seeds),
             "pairs": [list(pair) for pair in self.plan.pairs],
             "runs": self.runs,
+            "ended": self.ended,
             "estimated_s": self.total_s,
             "deployment_s": self.deployment_s,
             "power": self.sentences(),
@@ -150,8 +169,13 @@ class Estimate:
         # the two ends of each range say more than the file's name; a space that several arms share is shown once
         spaces = {arm.space.name: arm.space for arm in plan.arms}
         for name, space in spaces.items():
-            low, high = (words_of(corner) for corner in space.corners())
-            ends = ", ".join(f"{a} to {b.partition('=')[2]}" for a, b in zip(low, high, strict=True))
-            print_sentence(out, f"{name}: {ends}")
-        for sentence in [*self._deployment(), *self.sentences()]:
+            print_sentence(out, f"{name}: {', '.join(map(_dimension_text, space.dimensions))}")
+        for sentence in [*self._standing(), *self._target(), *self._deployment(), *self.sentences()]:
             print_sentence(out, sentence)
+
+
+def _dimension_text(dimension: Dimension) -> str:
+    """Return a setting as an override with its values: 'optimizer.lr=0.003 to 1.0', 'scheduler.warmup=0 | 5% | 10%'."""
+    words = [words_of({dimension.key: value})[0] for value in dimension.values]
+    between = " | " if dimension.kind == "choices" else " to "
+    return between.join([words[0], *(word.partition("=")[2] for word in words[1:])])

@@ -12,6 +12,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from effbench.stats import mean, median
+from effbench.study.mixtures import drawn_test, mixed, mixed_data
 from effbench.study.power import least_seeds, smallest_p
 from effbench.study.results import Objection
 from effbench.study.runs import UNFINISHED, result_of, runs_by_arm
@@ -24,6 +25,7 @@ Key = TypeVar("Key", bound=Hashable)
 EDGE = 0.05  # of the range (of its logarithm if sampled so): nearer to an end, the best may lie outside
 _SAME_SECONDS = 0.05  # relative difference of training times that counts as equal: clocks and caches drift so much
 _END_OF = {"upwards": "upper", "downwards": "lower"}
+_ROUND = 3  # significant digits of a target that people choose, such as 0.925
 _TELLING = 50  # test samples; with fewer, two seeds may err on the same ones by chance
 
 
@@ -40,7 +42,9 @@ def objections(table: StudyTable, rules: StudyRules | None = None) -> list[Objec
         *_seeds(table, rules),
         *_trials(table),
         *_target(table),
-        *_mixed(table),
+        *mixed(table),
+        *mixed_data(table),
+        *drawn_test(table),
         *_repeated(table),
         *_alike(table),
         *_one_class(table),
@@ -132,10 +136,13 @@ def _target(table: StudyTable) -> Iterable[Objection]:
         found = f"The target {_target_text(table, table.target)} comes from test metrics."
         yield Objection("target chosen on test", (), found, remedy)
         return
+    # A target by rule is no choice, and a round number may hit a test metric by chance.
+    if table.target_source != "given":
+        return
     # a target that was typed in, but is to 9 digits what some arm reaches on test, and on no validation split
     for arm, by_seed in runs_by_arm(table).items():
         target = table.target_of(arm)
-        if target is None:
+        if target is None or float(f"{target:.{_ROUND}g}") == target:
             continue
         tests, validations = (
             [value for run in by_seed.values() if (value := result_of(run, split)) is not None]
@@ -157,28 +164,6 @@ def _target_text(table: StudyTable, target: float | None) -> str:
 def _is_statistic(target: float, values: Sequence[float]) -> bool:
     found = [mean(values), median(values), min(values), max(values)] if values else []
     return any(math.isclose(target, value, rel_tol=1e-9) for value in found)
-
-
-def _mixed(table: StudyTable) -> Iterable[Objection]:
-    every: list[Trial | Confirmation] = [*table.trials, *table.confirmations]
-    for kind, field, remedy in (
-        ("mixed commits", "commit", "Run the study with one commit; a changed program is another study."),
-        ("mixed machines", "machine", "Compare seconds within one machine only, or count steps instead."),
-    ):
-        values = Counter(str(getattr(run, field)) for run in every if getattr(run, field))
-        if len(values) > 1:
-            # 12 digits of a commit's hash name it; the full hash would fill the line
-            counted = ", ".join(f"{value[:12]} ({count} runs)" for value, count in values.most_common())
-            # named: arms whose commits or machines differ from the others', because these may explain their result
-            of_arm: dict[str, set[str]] = {}
-            for run in every:
-                of_arm.setdefault(run.arm, set()).add(str(getattr(run, field)))
-            whole = set().union(*of_arm.values())
-            uneven = sorted(arm for arm, found in of_arm.items() if found != whole)
-            where = f" These arms do not have all of them: {', '.join(uneven)}." if uneven else ""
-            yield Objection(
-                kind, tuple(uneven), f"The runs come from {len(values)} {field}s: {counted}.{where}", remedy
-            )
 
 
 def _repeated(table: StudyTable) -> Iterable[Objection]:

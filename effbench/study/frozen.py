@@ -17,8 +17,8 @@ from effbench.config.versions import SCHEMA as CONFIG_SCHEMA
 from effbench.errors import ConfigError
 from effbench.guarded import MissingFileError, read_text
 from effbench.records import STUDY_FILE, require_writable, write_text
-from effbench.study.plan import FOLDER, StudyPlan, digest_of
-from effbench.study.table import StudyRules
+from effbench.study.plan import FOLDER, RUNS, StudyPlan, compared, digest_of
+from effbench.study.table import Arm, StudyRules
 
 SCHEMA = 1
 MOST_BYTES = 50_000_000  # of study.json: 500 arms; a folder may come from anyone, and JSON takes memory
@@ -35,7 +35,8 @@ def freeze(plan: StudyPlan) -> StudyPlan:
         were others.
 
     Raises:
-        ConfigError: the folder holds another study, a damaged study.json, or one of a newer version.
+        ConfigError: the folder holds another study, a damaged study.json, or one of a newer version; or runs without
+            a study.json.
     """
     path = plan.folder / STUDY_FILE
     if path.exists():
@@ -43,6 +44,7 @@ def freeze(plan: StudyPlan) -> StudyPlan:
         rules = frozen_rules(path, content)
         _check_same(path, content, plan)
         return replace(plan, frozen=(content["digest"], rules))
+    refuse_strangers(plan)
     # before the first trial, because a plan that is changed afterwards proves nothing
     require_writable(plan.folder, FOLDER)
     content = {
@@ -56,6 +58,21 @@ def freeze(plan: StudyPlan) -> StudyPlan:
     }
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     return replace(plan, frozen=(plan.digest, plan.rules))
+
+
+def refuse_strangers(plan: StudyPlan) -> None:
+    """Refuse a folder with runs and without a study.json. A new study would take them for its own, whatever their
+    settings were.
+
+    Raises:
+        ConfigError: it is such a folder.
+    """
+    runs = plan.folder / RUNS
+    if not (plan.folder / STUDY_FILE).exists() and runs.is_dir() and any(runs.iterdir()):
+        raise ConfigError(
+            f"{runs} holds runs, and there is no {STUDY_FILE} that says of which study. Restore that file, move the "
+            f"runs away, or name another folder with {FOLDER}."
+        )
 
 
 def read_frozen(path: Path) -> dict[str, Any]:
@@ -112,7 +129,12 @@ def frozen_rules(path: Path, content: Mapping[str, Any]) -> StudyRules:
 
 
 def _check_same(path: Path, content: Mapping[str, Any], plan: StudyPlan) -> None:
-    changed = differences(content, plan)
+    try:
+        changed = differences(content, plan)
+    except (KeyError, IndexError, TypeError, AttributeError) as error:  # its digest fits, but it is no plan
+        raise ConfigError(
+            f"{path} is damaged ({error!r}). Restore it, or start the study in another {FOLDER}."
+        ) from error
     if content["name"] != plan.name:
         changed.insert(0, f"name: {content['name']} there, {plan.name} asked for")
     if changed:
@@ -131,7 +153,7 @@ def differences(content: Mapping[str, Any], plan: StudyPlan) -> list[str]:
     Keys that the config has got since then are not counted: they have the defaults with which older runs were made. The
     rules are not, either: what the user can set of them is among the keys, and a study keeps the rest as it was.
     """
-    before, now = {**_KEYS_BEFORE, **leaves(content["study"])}, leaves(plan.record())
+    before, now = {**_KEYS_BEFORE, **leaves(_with_pairs(content["study"]))}, leaves(plan.record())
     keys = [key for key in dict.fromkeys([*before, *now]) if before.get(key) != now.get(key)]
     keys = [key for key in keys if not key.startswith("rules.")]
     if content.get("config_schema_version", CONFIG_SCHEMA) < CONFIG_SCHEMA:
@@ -139,4 +161,16 @@ def differences(content: Mapping[str, Any], plan: StudyPlan) -> list[str]:
         keys = [key for key in keys if key in before or ".config." not in key]
     if "rules" not in content["study"]:
         keys = [key for key in keys if key in before or ".config.device." not in key]
+    if set(content["study"]["arms"]) != {arm.name for arm in plan.arms}:  # from which the others follow
+        keys = [key for key in keys if key not in ("baseline", "pairs")]
     return [f"{key}: {before.get(key)} there, {now.get(key)} asked for" for key in keys]
+
+
+def _with_pairs(study: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what is frozen of a study with its baseline and pairs; in older files they follow from the order of the
+    arms, which a file keeps and its digest does not cover."""
+    if "pairs" in study:
+        return study
+    arms = [Arm(name, each.get("model"), each.get("optimizer")) for name, each in study["arms"].items()]
+    baseline = study["keys"].get("baseline") or arms[0].name
+    return {**study, "baseline": baseline, "pairs": compared(arms, study["keys"]["compare"], baseline)}

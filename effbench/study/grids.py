@@ -79,7 +79,7 @@ def ranking(table: StudyTable, result: StudyResult) -> Grid:
         # an unfinished study has arms without costs or times: their cells are empty, not 0
         own, time = cost.get(quality.arm), times.get(quality.arm)
         return [
-            str(quality.rank or ""),
+            f"{quality.rank}{' x' * bool(quality.missed)}" if quality.rank else "",
             quality.arm,
             _interval(quality.test, table),
             value_text(quality.validation.estimate if quality.validation else None, table),
@@ -92,6 +92,8 @@ def ranking(table: StudyTable, result: StudyResult) -> Grid:
         ]
 
     within = " Ranks are within a model." if len(groups(table.arms)) > 1 else ""
+    if any(each.missed for each in result.qualities):
+        within += " 'x': runs diverged or failed; the mean leaves them out, so such arms come after the others."
     marks = " '!': the step time was disturbed." if any(each.contaminated for each in table.costs) else ""
     marks += " '*': it is that of the default settings." if any(each.defaults for each in table.costs) else ""
     # Each arm's own interval also holds the variation of seeds that all arms share; paired differences do not. So arms
@@ -175,6 +177,8 @@ def _comparisons(table: StudyTable, result: StudyResult) -> Grid:
     samples = (
         "with new test samples too by crossed resampling"
         if crossed
+        else "for new seeds only, because each seed has test samples of its own"
+        if table.test_split or not table.same_test_samples
         else "for new seeds only, because the runs have no answers to count for each test sample"
     )
     return Grid(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ from effbench.redaction import redact
 from effbench.run.overrides import merge_overrides, override_key
 from effbench.study.keys import StudyKeys
 from effbench.study.space import SearchSpace, words_of
-from effbench.study.table import Arm, Setting, StudyRules, pairs_to_compare
+from effbench.study.table import Arm, CompareRule, Setting, StudyRules, pairs_to_compare
 
 FOLDER = "study.folder=DIR"  # sets another folder; for remedies in messages
 RUNS = "runs"  # folder of the runs, within that of the study
@@ -183,6 +183,9 @@ class StudyPlan:
             "keys": {**keys, "overrides": overrides},
             "metric": self.metric,
             "rules": asdict(self._new_rules()),
+            # by default both follow from the order of the arms, which the digest does not cover
+            "baseline": self.baseline,
+            "pairs": compared([each.arm for each in self.arms], self.keys.compare, self.baseline),
             "arms": arms,
         }
         # through JSON, so that a plan equals what study.json gives back: tuples are lists there, paths are text
@@ -192,6 +195,17 @@ class StudyPlan:
     @cached_property
     def digest(self) -> str:
         return self.frozen[0] if self.frozen else digest_of(self.record())
+
+
+def compared(arms: Sequence[Arm], rule: CompareRule, baseline: str) -> list[list[str]]:
+    """Return the pairs that are compared, in an order that is not that of the arms.
+
+    Args:
+        arms: of the study.
+        rule: study.compare.
+        baseline: name of the baseline arm.
+    """
+    return sorted(sorted(pair) for pair in pairs_to_compare(arms, rule, baseline))
 
 
 def digest_of(record: Mapping[str, Any]) -> str:

@@ -14,6 +14,8 @@ from effbench.study.power import check_seeds
 from effbench.study.space import SearchSpace
 from effbench.study.table import Arm
 
+_LARGEST_DIFFERENCE = 0.5  # of fractions: one of 50 points needs no study
+
 
 def check_overrides(words: Sequence[str]) -> None:
     """Refuse overrides of what the study sets, and of what belongs to one run."""
@@ -63,6 +65,7 @@ def check_plan(plan: StudyPlan) -> None:
             f"study.deployment_rounds must be at least {LEAST_ROUNDS}, for intervals over them, or 0: not measured; "
             f"got {keys.deployment_rounds}."
         )
+    _check_fractions(plan)
     if plan.baseline not in names:
         raise ConfigError(unknown_name("study.baseline: arm", plan.baseline, names))
     if not plan.pairs:
@@ -92,6 +95,21 @@ def check_plan(plan: StudyPlan) -> None:
     if secret := [word for word in every if redact(word) != word]:
         raise ConfigError(
             f"{redact(secret[0])} holds a secret, which study.json would record. Use an environment variable."
+        )
+
+
+def _check_fractions(plan: StudyPlan) -> None:
+    """Refuse values in percent of a metric that is a fraction: no run would reach them, and nothing would tell."""
+    if not plan.display.as_percent:
+        return
+    target, relevant = plan.keys.target, plan.keys.relevant_difference
+    if isinstance(target, float) and not 0 <= target <= 1:
+        hint = f" For {target:g} % write {target / 100:g}." if target > 1 else ""
+        raise ConfigError(f"study.target must be a fraction in [0, 1], as val/{plan.metric} is; got {target:g}.{hint}")
+    if relevant is not None and relevant >= _LARGEST_DIFFERENCE:
+        raise ConfigError(
+            f"study.relevant_difference must be a fraction below {_LARGEST_DIFFERENCE:g}, as val/{plan.metric} is one; "
+            f"got {relevant:g}. For {relevant:g} points write {relevant / 100:g}."
         )
 
 

@@ -21,7 +21,8 @@ class Quality:
 
     Attributes:
         arm: name of the arm.
-        rank: place by the mean test metric among the arms of its model, from 1; None without a finished run.
+        rank: place by the mean test metric among the arms of its model, from 1; arms with runs that diverged or failed
+            come after the others, those with the smaller share of them first. None without a finished run.
         test: mean test metric with its t interval, or that of crossed resampling where the predictions of the test
             samples are known; None without a finished run.
         validation: mean of the best validation metrics with its t interval.
@@ -30,6 +31,7 @@ class Quality:
         diverged: runs that diverged.
         failed: runs that failed or were interrupted.
         diverged_trials: tuning runs that diverged.
+        missed: runs that diverged or failed, each of which counts as the worst.
     """
 
     arm: str
@@ -44,6 +46,7 @@ class Quality:
     diverged: int
     failed: int
     diverged_trials: int
+    missed: int = 0
 
 
 @dataclass(frozen=True)

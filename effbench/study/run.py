@@ -4,30 +4,37 @@ from __future__ import annotations
 
 import logging
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from effbench.errors import ConfigError, EffbenchError, first_line
 from effbench.jobs.processes import Relay, relaying
+from effbench.log import at_level
 from effbench.records import RUN_FOLDER, STUDY_FILE, require_writable
 from effbench.redaction import redact
+from effbench.run.lock import NAME as LOCK
+from effbench.run.lock import holding
 from effbench.strict_json import print_json
 from effbench.study.alone import probe_arms
 from effbench.study.analysis import analyse
 from effbench.study.collect import curves_of, table_of
 from effbench.study.engine import GO_ON, Engine
 from effbench.study.estimate import Estimate
-from effbench.study.frozen import freeze
+from effbench.study.frozen import freeze, refuse_strangers
 from effbench.study.live import board
 from effbench.study.page import write_page
 from effbench.study.plan import FOLDER, StudyPlan
-from effbench.study.report import print_study
+from effbench.study.report import ended_runs, print_study
 from effbench.study.storage import check_answers, opened, optuna_library
 from effbench.study.tasks import ledger_of
 from effbench.units import counted
 
 log = logging.getLogger(__name__)
+
+_YOUNG_S = 10.0  # a folder without a lock that is younger may be that of a run that begins, or that ends
 
 
 def plan_only(plan: StudyPlan, as_json: bool) -> int:
@@ -36,19 +43,29 @@ def plan_only(plan: StudyPlan, as_json: bool) -> int:
     Args:
         plan: the checked plan.
         as_json: print JSON.
+
+    Raises:
+        ConfigError: the folder holds another study.
     """
     with _naming_faults(), relaying() as relay, _leaving_no_empty_folder(plan.folder):
+        refuse_strangers(plan)
+        if begun := (plan.folder / STUDY_FILE).exists():
+            plan = freeze(plan)  # it only reads
         if plan.keys.storage is not None:
             check_answers(plan.keys.storage)
         estimate = _estimate(plan, relay)
     if estimate is None:
         log.info("interrupted; nothing is written")
         return 128 + relay.signals[0]
+    if begun:
+        # of a database nothing is known without joining it
+        ended = ended_runs(plan.folder) if plan.keys.storage is None else None
+        estimate = replace(estimate, begun=True, ended=None if ended is None else len(ended))
     if as_json:
         print_json(estimate.record())
     else:
         estimate.show()
-        log.info("to start it: the same command without --plan")
+        log.info(f"to {'go on with' if begun else 'start'} it: the same command without --plan")
     return 0
 
 
@@ -69,6 +86,7 @@ def run_study(plan: StudyPlan, command: str, as_json: bool, costs_again: bool = 
     optuna_library()  # refuses a missing extra, before anything is read or written
     with _naming_faults():
         with relaying() as relay:
+            refuse_strangers(plan)
             is_new = not (plan.folder / STUDY_FILE).exists()
             if not is_new:
                 plan = freeze(plan)  # refuses another study
@@ -93,15 +111,31 @@ def run_study(plan: StudyPlan, command: str, as_json: bool, costs_again: bool = 
         result = analyse(table, plan.rules)
         path = write_page(plan.folder, table, result, curves_of(plan, ledger))
     if complete:
-        # of short runs that were killed together with their worker; nobody measures any more
-        for rest in plan.folder.glob(".probe-*"):
-            shutil.rmtree(rest, ignore_errors=True)
+        _remove_scratch(plan.folder)
         return print_study(plan.folder, table, result, path, as_json)
     wanted = {"tune": plan.keys.trials, "confirm": plan.keys.seeds}
     ended = sum(len(ledger.outcomes(phase, arm.name)) for phase in wanted for arm in plan.arms)
     left = counted(sum(wanted.values()) * len(plan.arms) - ended, "run")
     log.info(f"interrupted; {left} left. Resume with: {redact(command)}")
     return 128 + relay.signals[0]
+
+
+def _remove_scratch(folder: Path) -> None:
+    """Remove the folders of short runs that were killed together with their worker.
+
+    Another terminal may measure at this moment, with --costs or --plan.
+    """
+    for rest in folder.glob(".probe-*"):
+        try:
+            if (rest / LOCK).exists():
+                with at_level(logging.WARNING), holding(rest):  # refused where the run lives
+                    pass
+            # a run makes its folder before it locks it
+            elif time.time() - rest.stat().st_mtime < _YOUNG_S:
+                continue
+        except (ConfigError, OSError):
+            continue
+        shutil.rmtree(rest, ignore_errors=True)
 
 
 @contextmanager

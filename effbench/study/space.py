@@ -71,9 +71,16 @@ class SearchSpace:
         return {each.key: each.at(place) for each, place in zip(self.dimensions, point, strict=True)}
 
     def corners(self) -> list[dict[str, Setting]]:
-        """Return the settings with all lowest and with all highest values, to check that they compose."""
+        """Return settings to check that they compose: all lowest and all highest values, and each choice once."""
         last = 1 - 2**-53  # the largest float below 1
-        return [self.settings([place] * len(self.dimensions)) for place in (0.0, last)]
+        ends = [self.settings([place] * len(self.dimensions)) for place in (0.0, last)]
+        # what lies within a range composes if its ends do, but each choice is a value of its own
+        numbers = [len(each.values) if each.kind == "choices" else 1 for each in self.dimensions]
+        inner = [
+            self.settings([(min(at, number - 1) + 0.5) / number if number > 1 else 0.0 for number in numbers])
+            for at in range(1, max(numbers) - 1)
+        ]
+        return [*ends, *inner]
 
     def distinct(self) -> float:
         """Return the number of different settings: infinite with a range of real numbers."""

@@ -123,6 +123,7 @@ class Trial:
         digest: of the run's config.
         steps_to_target: None if the target was not reached within `steps`, or not known.
         reason: why it diverged, failed or stopped early; '' if it did not.
+        data: sha256 of the dataset; '' if not known.
     """
 
     arm: str
@@ -140,6 +141,7 @@ class Trial:
     digest: str = ""
     steps_to_target: FiniteFloat | None = None
     reason: str = ""
+    data: str = ""
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,7 @@ class Confirmation:
         digest: of the run's config.
         reason: why it diverged, failed or stopped early; '' if it did not.
         one_class: it predicts one class for all test samples, which have several.
+        data: sha256 of the dataset; '' if not known.
     """
 
     arm: str
@@ -185,6 +188,7 @@ class Confirmation:
     digest: str = ""
     reason: str = ""
     one_class: bool = False
+    data: str = ""
 
 
 Run = TypeVar("Run", Trial, Confirmation)
@@ -308,6 +312,7 @@ class StudyTable:
         target_source: where the target comes from; 'test' is an objection.
         baseline: arm whose median best sets the target, and with which rule 'baseline' compares; None without.
         same_test_samples: all final runs have the same test samples in the same order.
+        test_split: how it follows the seed: DRAWN or GENERATED; '' if it does not, or is not known to.
         clock: how seconds were obtained: MEASURED by each run, beside other runs, or FROM_STEPS.
         sampler: of the tuning runs' settings: 'qmc', evenly spread points, or 'random', independent ones.
         unit: of the metric; '' for a fraction.
@@ -332,6 +337,7 @@ class StudyTable:
     targets: dict[str, FiniteFloat] = field(default_factory=dict)
     baseline: str | None = None
     same_test_samples: bool = True
+    test_split: str = ""
     clock: str = MEASURED
     sampler: Sampler = "qmc"
     unit: str = ""

@@ -7,6 +7,7 @@ finding has a sentence of its own for JSON and tables; `summary` returns those t
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -170,24 +171,30 @@ def budget_verdict(points: Sequence[BudgetPoint], arms: Sequence[Arm]) -> str:
         points: of these arms at all budgets.
         arms: of the study.
     """
-    leaders, place = [], ""
+    leaders: list[tuple[int, str | None, float]] = []
+    place = ""
     for budget in sorted({point.trials for point in points}):
         at = [point for point in points if point.trials == budget]
         leader = max(at, key=lambda point: point.wins)
         name, _, place = _names(leader.arm, next(point.arm for point in at if point.arm != leader.arm), arms)
-        leaders.append((budget, name, leader.wins))
+        # nobody where every trial diverged, or where arms are equal
+        alone = leader.wins > 0 and sum(math.isclose(point.wins, leader.wins, rel_tol=1e-9) for point in at) == 1
+        leaders.append((budget, name if alone else None, leader.wins))
 
     # neighbouring budgets with one leader are one part: a change of the leader is what a reader looks for
     parts: list[str] = []
+    what, of = " has the best validation most often", " of resampled tunings"  # each is said once
     for name, group in itertools.groupby(leaders, key=lambda each: each[1]):
         own = list(group)
-        (first, _, share), (last, _, last_share) = own[0], own[-1]
+        first, last, shares = own[0][0], own[-1][0], [share for _, _, share in own]
         runs = counted(last, "run") if first == last else f"{first} to {last} runs"
-        low, high = sorted((f"{share:.0%}", f"{last_share:.0%}"), key=lambda text: float(text[:-1]))
-        shares = low if low == high else f"{low} to {high}"
-        # what the shares are is said once
-        what, of = ("", "") if parts else (" has the best validation most often", " of resampled tunings")
-        parts.append(f"after {runs} {name}{what} ({shares}{of})")
+        if name is None:
+            parts.append(f"after {runs} no arm{what}")
+        else:
+            low, high = f"{min(shares):.0%}", f"{max(shares):.0%}"
+            parts.append(f"after {runs} {name}{what} ({low if low == high else f'{low} to {high}'}{of})")
+            of = ""
+        what = ""
     return f"Tuning{place}: {', '.join(parts)}"
 
 

@@ -20,9 +20,11 @@ import torch
 import yaml
 
 from effbench import cli
-from effbench.errors import EffbenchError
+from effbench.config.recipes import quoted
+from effbench.errors import ConfigError, EffbenchError
+from effbench.records import check_new_run, read_any_summary
 from effbench.run.overrides import merge_overrides
-from effbench.run.resume_words import newest_unfinished
+from effbench.run.resume_words import newest_unfinished, with_resume
 from effbench.tasks.losses import CrossEntropy
 from effbench.training import checkpoint, checkpoint_files, trainer
 from effbench.training.callbacks import Progress
@@ -878,3 +880,30 @@ def test_a_resume_that_names_nothing_is_refused(effbench: Effbench) -> None:
     assert (code, "resume= names no run" in err) == (2, True)
     code, _, err = effbench("train", "-m", "seed=0,1", "sweep.resume=")
     assert (code, "sweep.resume= names no sweep" in err) == (2, True)
+
+
+def test_quotes_of_the_grammar_are_undone_in_a_resumed_folder(tmp_path: Path) -> None:
+    """A study and a sweep resume their runs by a quoted folder, a shell gives it as it is."""
+    folder = tmp_path / "it's a \\'run"
+    (folder / ".hydra").mkdir(parents=True)
+    (folder / ".hydra" / "overrides.yaml").write_text("- model=mlp\n")
+    place = quoted(folder)
+    for word in (f"resume={place}", f"resume={folder}"):
+        assert with_resume([word]) == ["model=mlp", f"resume={place}", f"hydra.run.dir={place}"]
+
+
+def test_a_suggested_command_can_be_pasted_for_any_folder(tmp_path: Path) -> None:
+    begun, ended, swept = (tmp_path / name for name in ("a b", "it's c", "$d"))
+    for place in (begun / ".hydra", ended, swept):
+        place.mkdir(parents=True)
+    (begun / ".hydra" / "overrides.yaml").touch()
+    (ended / "summary.json").touch()
+    (swept / "sweep.json").touch()
+    for function, word in (
+        (lambda: read_any_summary(begun), f"resume={begun}"),
+        (lambda: check_new_run(ended), f"resume={ended}"),
+        (lambda: with_resume([f"resume={swept}"]), f"sweep.resume={swept}"),
+    ):
+        with pytest.raises(ConfigError) as refusal:
+            function()
+        assert f" {shlex.quote(word)}" in str(refusal.value)

@@ -208,6 +208,7 @@ def test_sweep_json_prints_exactly_the_rows_of_sweep_csv(name: str, jobs: int, s
         (["seed=1,2", "hydra.sweep.dir=taken"], ["taken cannot be written"]),
         (["seed=1,2", "hydra/launcher=nope"], ["hydra/launcher"]),
         (["seed=1,2", "hydra.sweep.dir=old"], ["old holds a sweep already"]),
+        (["seed=1,2", "hydra.sweep.dir=old one"], ["Resume it with -m 'sweep.resume=old one', or choose"]),
         (["optimizer=schedule_free", "ema=on", "seed=1,2"], ["ema=on averages the weights, and so does"]),
     ],
     ids=lambda value: value[0],
@@ -216,7 +217,8 @@ def test_sweep_that_cannot_start_exits_2_and_leaves_nothing(
     words: list[str], expected: list[str], effbench: Effbench, tmp_path: Path
 ) -> None:
     (tmp_path / "taken").write_text("a file\n")
-    (tmp_path / "old" / "000_seed=1").mkdir(parents=True)
+    for name in ("old", "old one"):
+        (tmp_path / name / "000_seed=1").mkdir(parents=True)
     before = sorted(tmp_path.rglob("*"))
     code, out, err = effbench("train", "-m", *SMOKE, *words)
     assert (code, out) == (2, "")

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 
 from effbench.errors import ConfigError
 from effbench.jobs.plan import read_plan, standing
-from effbench.records import sha256_of
+from effbench.jobs.processes import record_unrecorded, stamp
+from effbench.records import read_summary, sha256_of, write_summary
 from tests.cli.conftest import Effbench
 from tests.commandline import TINY
 from tests.training.tiny import same
@@ -177,3 +178,44 @@ def test_sweep_resume_combines_new_values_with_original_sweep(effbench: Effbench
     asked, planned = read_plan(tmp_path / "sweep")
     assert asked == [*TINY, "optimizer=sgd,lion", "seed=5"]
     assert [item.words[-2:] for item in planned[2:]] == [["optimizer=sgd", "seed=5"], ["optimizer=lion", "seed=5"]]
+
+
+def test_a_refused_resume_is_recorded_and_keeps_what_there_was(tmp_path: Path) -> None:
+    write_summary(tmp_path, {"status": "interrupted", "stop_reason": "SIGINT", "metrics": {"val/acc": 0.5}, "argv": []})
+    before = stamp(tmp_path)
+    record_unrecorded(tmp_path, before, ConfigError("data.root=/x: no such folder."))
+    found = read_summary(tmp_path)
+    assert (found["status"], found["error"]) == ("failed", "data.root=/x: no such folder.")
+    assert (found["metrics"], found["stop_reason"]) == ({"val/acc": 0.5}, None)
+    record_unrecorded(tmp_path, before, ConfigError("killed"))  # the job has said why
+    assert read_summary(tmp_path)["error"] == "data.root=/x: no such folder."
+
+
+def test_a_session_that_began_and_did_not_end_is_recorded(tmp_path: Path) -> None:
+    entries = {"status": "interrupted", "metrics": {}, "argv": [], "sessions": [{"status": "running"}]}
+    write_summary(tmp_path, entries)
+    record_unrecorded(tmp_path, None, ConfigError("killed by signal 9"))
+    assert read_summary(tmp_path)["error"] == "killed by signal 9"
+    write_summary(tmp_path, {**entries, "sessions": [{"status": "running"}, {"status": "interrupted"}]})
+    record_unrecorded(tmp_path, None, ConfigError("killed by signal 9"))
+    assert read_summary(tmp_path)["status"] == "interrupted"
+
+
+@pytest.mark.proof
+@pytest.mark.process
+def test_a_job_in_a_folder_with_an_apostrophe_is_resumed(effbench: Effbench, tmp_path: Path) -> None:
+    """Its data have changed: the refusal is then the reason of the job."""
+    words = ["data=image_folder", "data.image_size=8", "model=mlp", "model.hidden=[4]", "device.threads=1"]
+    words += ["data.root=images", "data.batch_size=4", "checkpoint.every_n_steps=2", "trainer.max_epochs=2"]
+    make_images(tmp_path / "images")
+    folder = tmp_path / "it's"
+    train = ["train", "-m", *words, "optimizer=sgd,adamw"]
+    assert effbench(*train, "hydra.sweep.dir='it\\'s'")[0] == 0
+    [run, _] = jobs(folder).values()
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps({**summary, "status": "interrupted"}))
+    (tmp_path / "images" / "dark" / "0.png").unlink()
+    code, out, _ = effbench("train", "-m", "sweep.resume=it's")
+    assert code == 1
+    assert "the dataset is not the one that" in " ".join(out.split())
+    assert json.loads((run / "summary.json").read_text())["status"] == "failed"

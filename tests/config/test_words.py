@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from effbench.cache_dir import expanded
 from effbench.config.as_overrides import words_for
 from effbench.config.compose import compose, compose_raw, parse
-from effbench.config.recipes import absolute_recipe, quoted
+from effbench.config.recipes import absolute_recipe, quoted, unquoted
 from effbench.config.words import as_meant
 from effbench.errors import ConfigError
 
@@ -101,6 +101,7 @@ TEXTS = ["a'b", "C:\\dir\\", "a\\'", "\\\\", "'", "\\'\\", "a b, [c]", "it's ${s
 def test_any_text_survives_the_grammar_of_overrides(text: str) -> None:
     parser = OverridesParser.create()
     assert parser.parse_override(f"x={quoted(text)}").value() == text
+    assert unquoted(quoted(text)) == text
     path = f"/{text}/r.yaml"
     once = absolute_recipe(f"recipe={quoted(path)}")
     assert parser.parse_override(once).value() == path

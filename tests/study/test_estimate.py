@@ -9,10 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from effbench.errors import ConfigError
+from effbench.study.collect import failed_outcome
 from effbench.study.estimate import Estimate
+from effbench.study.frozen import freeze
+from effbench.study.ledger import Task
 from effbench.study.measure import Probe
 from effbench.study.plan import StudyPlan
 from effbench.study.planning import planned
+from effbench.study.run import plan_only
+from effbench.study.storage import JOURNAL
+from effbench.study.tasks import ledger_of
 from tests.commandline import effbench
 from tests.study.kills import WORDS
 
@@ -76,7 +83,35 @@ def test_the_plan_shown_has_every_arm_and_no_broken_number(
         ("mlp-adamw", ["90", "200.0", "ms", "27.0", "s"]),
         ("mlp-lion", ["90", "300.0", "ms", "36.0", "s"]),
     ]
-    assert "sgd: optimizer.lr=0.003 to 1.0, optimizer.weight_decay=1e-05 to 0.003, scheduler.warmup=0 to 10%" in lines
+    assert (
+        "sgd: optimizer.lr=0.003 to 1.0, optimizer.weight_decay=1e-05 to 0.003, scheduler.warmup=0 | 5% | 10%" in lines
+    )
+
+
+def test_a_target_is_shown_as_the_page_writes_it(plan: StudyPlan, capsys: pytest.CaptureFixture[str]) -> None:
+    estimate(plan, target=0.85).show()
+    assert "Target: validation 85.00 %." in capsys.readouterr().out
+
+
+def test_a_plan_knows_the_study_that_has_begun(
+    plan: StudyPlan, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("effbench.study.run.probe_arms", lambda *_: {name: probe(0.1) for name in NAMES})
+    freeze(plan)
+    ledger = ledger_of(plan)
+    for index in range(2):
+        claim = ledger.take([Task("tune", "mlp-sgd", index)])
+        assert claim is not None
+        ledger.finish(claim, failed_outcome("", f"runs/mlp-sgd/tune-{index:03d}"))
+    before = (plan.folder / JOURNAL).read_bytes()
+    assert plan_only(plan, as_json=False) == 0
+    told = capsys.readouterr()
+    assert "holds this study: 2 of 39 runs have ended." in " ".join(told.out.split())
+    assert "to go on with it: the same command without --plan" in told.err
+    assert (plan.folder / JOURNAL).read_bytes() == before
+    changed = planned(["study=smoke", f"study.folder={plan.folder}", "study.trials=8"])
+    with pytest.raises(ConfigError, match="keys.trials: 6 there, 8 asked for"):
+        plan_only(changed, as_json=False)
 
 
 @pytest.mark.process
@@ -98,7 +133,7 @@ def test_plan_as_json_tells_what_the_study_then_runs(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []  # a plan writes nothing
     found = json.loads(told.stdout)
     assert found.keys() == {
-        "study", "digest", "arms", "trials", "seeds", "pairs", "runs", "estimated_s", "deployment_s", "power",
+        "study", "digest", "arms", "trials", "seeds", "pairs", "runs", "ended", "estimated_s", "deployment_s", "power",
     }  # fmt: skip
     assert [arm["arm"] for arm in found["arms"]] == ["mlp-sgd", "mlp-adamw"]
 

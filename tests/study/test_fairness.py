@@ -66,7 +66,7 @@ UNFAIR = {
     "target chosen on test": (
         lambda t: dataclasses.replace(t, target_source="test"), "target 75.00 % comes from test"
     ),
-    "mixed commits": (lambda t: with_run(t, 3, commit="bad"), "2 commits: c0ffee .19 runs., bad .1 runs."),
+    "mixed commits": (lambda t: with_run(t, 3, commit="bad"), "2 commits: c0ffee .19 runs., bad .1 run."),
     "mixed machines": (lambda t: with_run(t, 3, machine="two"), "2 machines"),
     "run repeated": (
         lambda t: dataclasses.replace(t, confirmations=(*t.confirmations, confirmation("a", 1, 0.9, settings=FAIR))),
@@ -246,3 +246,71 @@ def in_seconds(steps_of_a, step_of_a):
 def test_equal_seconds_are_steps_times_the_step_time_alone(steps, step, told):
     kinds = [each.kind for each in objections(in_seconds(steps, step))]
     assert ("unequal budget" in kinds) == told
+
+
+def test_a_target_by_rule_or_a_round_one_is_no_test_result():
+    table = fair()
+    for index in range(6):
+        table = with_run(table, index, validation=0.7 + index / 1000)
+    assert [each.kind for each in objections(dataclasses.replace(table, target=0.8035))] == ["target chosen on test"]
+    assert objections(dataclasses.replace(table, target=0.8035, target_source="validation")) == []
+    assert objections(dataclasses.replace(table, target=0.806)) == []  # the best test metric, by chance
+
+
+def test_a_commit_with_changes_and_a_run_without_are_told_apart():
+    clean = "0123456789abcdef0123456789abcdef01234567"
+    table = fair()
+    runs = tuple(dataclasses.replace(run, commit=clean) for run in table.confirmations)
+    trials = tuple(dataclasses.replace(each, commit=clean) for each in table.trials)
+    table = dataclasses.replace(table, confirmations=runs, trials=trials)
+    # a run that failed before it began has neither; its arm is not the one with another program
+    failed = with_run(table, 11, commit="", machine="", status="failed", test=None, validation=None)
+    assert objections(failed) == []
+    (found,) = objections(with_run(failed, 0, commit=f"{clean} (changed)"))
+    assert found.sentence == (
+        "The runs come from 2 commits: 0123456789ab (18 runs), 0123456789ab (changed) (1 run). "
+        "These arms do not have all of them: b."
+    )
+
+
+def test_machines_are_written_out():
+    (found,) = objections(with_run(fair(), 0, machine="AMD EPYC 9654, 2 cores, torch 2.14.1"))
+    assert "AMD EPYC 9654, 2 cores, torch 2.14.1 (1 run)" in found.sentence
+
+
+def with_data(table, data_of):
+    """The study with these data, by (arm, seed)."""
+    trials = tuple(dataclasses.replace(each, data=data_of((each.arm, each.seed))) for each in table.trials)
+    runs = tuple(dataclasses.replace(each, data=data_of((each.arm, each.seed))) for each in table.confirmations)
+    return dataclasses.replace(table, trials=trials, confirmations=runs)
+
+
+@pytest.mark.parametrize(
+    ("data_of", "told"),
+    [
+        (lambda _: "a" * 64, False),
+        (lambda run: f"{run[1]:064x}", False),  # the seed divides the data, or makes them
+        (lambda run: "" if run[1] < 3 else "a" * 64, False),  # an older effbench kept none
+        (lambda run: ("a" if run[1] < 4 else "b") * 64, True),
+        (lambda run: ("a" if run != ("b", 5) else "b") * 64, True),
+        (lambda run: f"{run[1] + 9 * (run == ('b', 5)):064x}", True),
+    ],
+)
+def test_data_that_change_in_mid_study_are_named(data_of, told):
+    found = objections(with_data(fair(), data_of))
+    assert [each.kind for each in found] == ["mixed data"] * told
+    assert all("The data are not the same in all runs: sha256 " in each.sentence for each in found)
+
+
+def test_an_arm_may_have_data_of_its_own():
+    table = with_data(fair(), lambda run: run[0] * 64)
+    assert [each.kind for each in objections(table)] == ["mixed data"]
+    arms = (table.arms[0], dataclasses.replace(table.arms[1], overrides=("data.image_size=64",)))
+    assert objections(dataclasses.replace(table, arms=arms)) == []
+
+
+def test_test_samples_that_tuning_has_seen_are_named():
+    assert [each.kind for each in objections(dataclasses.replace(fair(), test_split="drawn"))] == [
+        "test samples in tuning"
+    ]
+    assert objections(dataclasses.replace(fair(), test_split="generated")) == []

@@ -184,3 +184,15 @@ def test_the_interaction_is_a_heat_map_with_numbers(mode, shade, tmp_path):
     cells = re.findall(r'<td class="n heat (\w+)"><span class="whole">([-+][\d.]+) pt', page)
     assert cells[-1] == (shade, "+2.00")  # 8 points in one of 2 x 2 cells: a quarter stays after double centring
     assert len(cells) == 4
+
+
+def test_an_arm_with_misses_ranks_after_those_without(tmp_path):
+    """One of eight runs ended, luckily: the mean of what ended is no measure of the arm."""
+    values = {"lucky": [0.9, *[None] * 7], "steady": [0.7] * 8, "shaky": [0.8] * 7 + [None], "gone": [None] * 8}
+    _, markdown, result = written(tmp_path, study(values))
+    assert [(each.arm, each.rank, each.missed) for each in result.qualities] == [
+        ("steady", 1, 0), ("shaky", 2, 1), ("lucky", 3, 7), ("gone", None, 8),
+    ]  # fmt: skip
+    assert "| 1 | steady |" in markdown
+    assert "| 3 x | lucky |" in markdown
+    assert "'x': runs diverged or failed;" in markdown

@@ -134,6 +134,8 @@ def test_words_given_reach_every_run_but_not_over_an_arm() -> None:
         ),
         ([*SMOKE, "study.arms={a: ['optimizer=sgd']}"], "needs study.models and study.optimizers"),
         ([*SMOKE, "study.sampler=sobol"], "study.sampler"),
+        ([*SMOKE, "study.target=85"], r"study.target must be a fraction in \[0, 1\].*; got 85. For 85 % write 0.85"),
+        ([*SMOKE, "study.relevant_difference=0.5"], "below 0.5, .*; got 0.5. For 0.5 points write 0.005"),
         (
             [*SMOKE, "study.optimizers=[adamw,schedule_free]"],
             r"needs scheduler=constant.*write schedule_free: \['optimizer=schedule_free', 'scheduler=constant'\]",
@@ -168,6 +170,13 @@ def test_a_space_smaller_than_the_budget_is_refused(tmp_path: Path) -> None:
     own = user_file(tmp_path / "own", "search_space", "few", "optimizer.lr: {choices: [0.1, 0.2]}  # two\n")
     with pytest.raises(ConfigError, match="only 2 settings"):
         planned([*SMOKE, "study.search_space=few"], own)
+
+
+@pytest.mark.slow
+def test_a_choice_between_others_that_is_refused_is_named(tmp_path: Path) -> None:
+    own = user_file(tmp_path / "own", "search_space", "odd", "optimizer.lr: {choices: [0.1, -1.0, 0.2]}\n")
+    with pytest.raises(ConfigError, match=r"with optimizer\.lr=-1\.0: "):
+        planned([*SMOKE, "study.search_space=odd"], own)
 
 
 def test_a_space_with_an_unknown_key_is_refused(tmp_path: Path) -> None:
@@ -220,6 +229,40 @@ def test_a_changed_search_space_is_another_study(tmp_path: Path) -> None:
     user_file(tmp_path / "own", "search_space", "mine", text.replace("0.1]", "0.2]"))
     with pytest.raises(ConfigError, match="search_space.optimizer.lr.log"):
         freeze(planned(words, own))
+
+
+def named_arms(*names: str) -> list[str]:
+    optimizers = {"a": "sgd", "b": "adamw", "c": "lion"}
+    arms = ", ".join(f"{name}: ['model=mlp', 'optimizer={optimizers[name]}']" for name in names)
+    return [f"study.arms={{{arms}}}", "study.models=[]", "study.optimizers=[]"]
+
+
+@pytest.mark.slow
+def test_arms_in_another_order_may_not_change_what_is_compared() -> None:
+    """By default the baseline is the first arm; a mapping with another order of its keys is an equal one."""
+    plan, other = (planned([*SMOKE, *named_arms(*names), "study.baseline=null"]) for names in ("abc", "bac"))
+    assert plan.digest != other.digest
+    freeze(plan)
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="\n  baseline: a there, b asked for\n"):
+            freeze(other)
+        assert freeze(plan).baseline == "a"
+        # the second time as an older effbench wrote it
+        rewritten(plan, lambda study: [study.pop(key, None) for key in ("baseline", "pairs")])
+
+
+@pytest.mark.slow
+def test_a_given_baseline_allows_any_order_of_the_arms() -> None:
+    for names in ("abc", "cba"):
+        freeze(planned([*SMOKE, *named_arms(*names), "study.baseline=b"]))
+
+
+def test_runs_of_an_unknown_study_are_no_results_of_a_new_one() -> None:
+    plan = planned(SMOKE)
+    (plan.folder / "runs" / "mlp-sgd").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"runs holds runs, and there is no study\.json.*study\.folder=DIR"):
+        freeze(plan)
+    assert not (plan.folder / STUDY_FILE).exists()
 
 
 def rewritten(plan: StudyPlan, change: Callable[[dict[str, Any]], None]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,14 @@ import pytest
 from effbench.cli import main
 from effbench.study import report as reporting
 from effbench.study.analysis import analyse
+from effbench.study.collect import failed_outcome
 from effbench.study.frozen import freeze
+from effbench.study.ledger import Ledger, Task
 from effbench.study.page import CURVES, MARKDOWN, PAGE, TABLE, write_page
 from effbench.study.planning import planned
+from effbench.study.report import ended_runs
+from effbench.study.storage import opened
+from effbench.study.table import table_from_json, table_to_json
 from tests.study.test_page import ARMS, small_study
 
 pytest.importorskip("optuna")
@@ -74,6 +80,28 @@ def test_a_page_that_cannot_be_written_is_refused_first(
     (folder / PAGE).mkdir()
     assert main(["report", str(folder)]) == 2
     assert f"{folder / PAGE} is where the page of a study is written, and it is a folder." in capsys.readouterr().err
+
+
+def test_runs_that_ended_after_the_table_are_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As after a kill: the journal is written at once, the table at the end."""
+    ledger = Ledger(opened(None, folder), "s", True, {})
+    for index in range(3):
+        claim = ledger.take([Task("tune", "mlp/sgd", index)])
+        assert claim is not None
+        ledger.finish(claim, failed_outcome("", f"runs/mlp/sgd/tune-{index:03d}"))
+    assert len(ended_runs(folder)) == 3
+    assert main(["report", str(folder)]) == 0
+    assert "; 3 runs that journal.log holds ended later and are not counted here." in told_in(capsys)
+    text = (folder / TABLE).read_text()
+    table = table_from_json(text)
+    trials = [replace(each, run=f"runs/mlp/sgd/tune-{each.number:03d}") for each in table.trials[:3]]
+    (folder / TABLE).write_text(table_to_json(replace(table, trials=tuple(trials))))
+    assert main(["report", str(folder)]) == 0
+    assert "ended later" not in told_in(capsys)
+
+
+def told_in(capsys: pytest.CaptureFixture[str]) -> str:
+    return " ".join(capsys.readouterr().err.split())
 
 
 def replaced(name: str, old: str, new: str) -> Callable[[Path], None]:

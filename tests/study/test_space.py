@@ -112,3 +112,14 @@ def test_a_list_is_a_choice_that_composes() -> None:
 def test_a_log_line_has_the_ends_of_keys_unless_two_are_alike() -> None:
     found = short_words_of({"optimizer.lr": 0.25, "model.head.dropout": 0.5, "model.dropout": 0.125, "loss.l1": 2})
     assert found == ["lr=0.25", "model.head.dropout=0.5", "model.dropout=0.125", "l1=2"]
+
+
+def test_every_choice_is_in_a_setting_that_is_checked() -> None:
+    space = search_space(
+        "x", {"a": {"choices": [1, 2, 3, 4]}, "b": {"log": [0.1, 1.0]}, "c": {"choices": ["u", "v", "w"]}}
+    )
+    corners = space.corners()
+    assert corners[:2] == [{"a": 1, "b": 0.1, "c": "u"}, {"a": 4, "b": 1.0, "c": "w"}]
+    assert {each["a"] for each in corners} == {1, 2, 3, 4}
+    assert {each["c"] for each in corners} == {"u", "v", "w"}
+    assert len(corners) == 4

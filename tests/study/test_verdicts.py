@@ -12,7 +12,9 @@ from effbench.stats import Interval
 from effbench.study.analysis import analyse
 from effbench.study.plan_words import plan_sentences
 from effbench.study.power import power
-from effbench.study.table import FROM_STEPS, StudyRules
+from effbench.study.results import BudgetPoint
+from effbench.study.table import FROM_STEPS, Arm, StudyRules
+from effbench.study.verdicts import budget_verdict
 from effbench.study.wording import difference_text, interval_text, listed
 from tests.study.planted import confirmation, cost, study, trial
 
@@ -205,6 +207,32 @@ def test_leaders_of_the_tuning_are_said_by_budget():
     trials = [trial(arm, n, 0.7 + n / 100 + (arm == "a") / 10) for arm in "ab" for n in range(4)]
     found = several({"a": 0.0, "b": 0.0}, trials=tuple(trials), planned_trials=4)
     assert found[-1] == ("Tuning: after 1 to 4 runs a has the best validation most often (100% of resampled tunings)")
+
+
+def points(*wins):
+    """Budgets 1, 2, ... with the share of wins of the arms a, b, ..."""
+    return [
+        BudgetPoint(arm, trials, 0.8, 0.7, 0.9, share)
+        for trials, shares in enumerate(wins, start=1)
+        for arm, share in zip("abc", shares, strict=False)
+    ]
+
+
+def test_shares_of_a_leader_are_the_least_and_the_most():
+    found = budget_verdict(points((0.5, 0.4), (0.7, 0.3), (0.6, 0.4), (0.2, 0.8)), (Arm("a"), Arm("b")))
+    assert found == (
+        "Tuning: after 1 to 3 runs a has the best validation most often (50% to 70% of resampled tunings), "
+        "after 4 runs b (80%)"
+    )
+
+
+@pytest.mark.parametrize("shares", [(0.0, 0.0, 0.0), (0.4, 0.4, 0.2)])
+def test_nobody_leads_where_all_diverged_or_two_are_equal(shares):
+    arms = (Arm("a"), Arm("b"), Arm("c"))
+    assert budget_verdict(points(shares), arms) == "Tuning: after 1 run no arm has the best validation most often"
+    assert budget_verdict(points(shares, (0.1, 0.6, 0.3)), arms) == (
+        "Tuning: after 1 run no arm has the best validation most often, after 2 runs b (60% of resampled tunings)"
+    )
 
 
 def test_names_are_listed_as_in_a_sentence():

@@ -28,6 +28,7 @@ from effbench.data.other_source import reads_other_source
 from effbench.data.preview import previewed
 from effbench.data.splits import Split, Splits
 from effbench.errors import ConfigError, DataError, unknown_name
+from effbench.summary_schema import DRAWN
 
 log = logging.getLogger(__name__)
 
@@ -214,6 +215,7 @@ def _splits(rows: Rows, pixels: Tensor, found: Scan, record: CacheRecord) -> Spl
         "skipped_files": dict(found.skipped),
         "copies": {key: count for key, count in copies.items() if count},
         "white_level": [record.levels.integers, record.levels.floats] if record.levels else None,
+        "test_split": DRAWN if ALL in found.splits and "test" in splits else None,
     }
     facts = {key: value for key, value in facts.items() if value}  # without findings, the record says nothing
     name = f"image_folder/{printable(rows.root.resolve().name)}"  # distinguishes folders in a report

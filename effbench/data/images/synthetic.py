@@ -11,6 +11,7 @@ from effbench.data.preview import previewed
 from effbench.data.splits import Split, Splits, digest
 from effbench.data.synthetic_targets import targets_by_class
 from effbench.errors import ConfigError, shown
+from effbench.summary_schema import GENERATED
 
 
 @previewed(square_images(3, 32))
@@ -70,4 +71,5 @@ def synthetic(
     train, val, test = draw(num_train), draw(num_val), draw(num_test)
     classes = tuple(f"class {label}" for label in range(num_classes))
     # 64 images and all labels identify the content, for one option changes every image
-    return Splits("synthetic", train, val, test, classes, digest(train.images[:64], train.labels))
+    sha256 = digest(train.images[:64], train.labels)
+    return Splits("synthetic", train, val, test, classes, sha256, {"test_split": GENERATED})

@@ -14,6 +14,7 @@ from effbench.data.preview import previewed
 from effbench.data.rows.modality import Rows
 from effbench.data.splits import Split, Splits, digest
 from effbench.data.synthetic_targets import targets_by_class
+from effbench.summary_schema import GENERATED
 
 FEATURES = 16
 
@@ -70,5 +71,5 @@ def synthetic_rows(
 
     train, val, test = draw(num_train), draw(num_val), draw(num_test)
     classes = tuple(f"class {label}" for label in range(num_classes))
-    facts = {"features": [f"x{column}" for column in range(num_features)]}
+    facts = {"features": [f"x{column}" for column in range(num_features)], "test_split": GENERATED}
     return Splits("synthetic_rows", train, val, test, classes, digest(train.inputs, train.labels), facts, Rows)

@@ -30,6 +30,7 @@ from effbench.data.text.modality import Texts
 from effbench.data.text.tokenizers import restored_tokenizer
 from effbench.errors import ConfigError, DataError
 from effbench.escaping import for_terminal
+from effbench.summary_schema import DRAWN
 
 log = logging.getLogger(__name__)
 
@@ -201,6 +202,8 @@ def labelled_splits(
     classes = columns.names(name, [target for _, target in whole["train"]])
     _tell_shared(name, parts)
     ordered = {which: parts[which] for which in ("train", "val", "test") if parts.get(which)}
+    if "test" in ordered and "test" not in found:
+        facts = {**facts, "test_split": DRAWN}
     texts = {which: [text for text, _ in samples] for which, samples in ordered.items()}
     labels = {
         which: columns.encode(f"{name} {which}", [target for _, target in samples], classes)
