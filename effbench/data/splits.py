@@ -68,6 +68,8 @@ class Splits:
         sha256: identifies the content in the run's record.
         facts: further entries for the record, such as the number of skipped files.
         modality: class that describes the samples.
+        drawn: splits that were drawn at random; on other samples the draw is another one.
+        warnings: what may be a mistake in the data, for the record of a run.
     """
 
     name: str
@@ -78,6 +80,8 @@ class Splits:
     sha256: str
     facts: dict[str, Any] = field(default_factory=dict)
     modality: type[Modality] = Images
+    drawn: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", as_classes(self.name, self.classes))

@@ -334,8 +334,9 @@ def _splits(
     facts = {"file": str(path), "features": columns.features, "columns": columns.record(), "missing": odd}
     sha256 = digest(*(part for split in made.values() for part in (split.inputs, split.labels)))
     return Splits(
-        path.name, made["train"], made.get("val"), made.get("test"), tuple(classes), sha256, facts, modality=Tables
-    )
+        path.name, made["train"], made.get("val"), made.get("test"), tuple(classes), sha256, facts, modality=Tables,
+        drawn=tuple(which for which in made if which != "train"),
+    )  # fmt: skip
 
 
 def _tell_odd(name: str, odd: Mapping[str, int]) -> None:
