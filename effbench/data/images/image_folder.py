@@ -52,7 +52,8 @@ def image_folder(
     exact copies are reported with counts.
 
     A cache is valid while the files' names, sizes and times, the split, image_size and max_pixels stay the same, and,
-    for files at another place, the content of some of them. Its tensors are read-only: writing to them crashes the process.
+    for files at another place, the content of some of them. Its tensors are read-only: writing to them crashes the
+    process.
 
     Args:
         root: ROOT/{train,val,test}/CLASS/..., where a missing val is held out of train and a missing test is None; or
