@@ -108,7 +108,7 @@ def other_text(
     return which or "test", cut(for_terminal(str(path)), tokens, recorded["shape"][0])
 
 
-def _divided(text: str, val_fraction: float, test_fraction: float, facts: Mapping[str, str] | None = None) -> SplitText:
+def _divided(text: str, val_fraction: float, test_fraction: float, facts: dict[str, str] | None = None) -> SplitText:
     """Cut a text by position.
 
     Args:
