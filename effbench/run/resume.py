@@ -96,6 +96,14 @@ class Resumption:
             raise ConfigError(f"resume={self.config.resume}: {error}") from error
 
         self._check_fixed()
+        self._check_data(manifest, data)
+        self._load(manifest, snapshot, trainer, data)
+        if self._same_data:
+            self._check_same_batches(trainer, data, manifest.get("train") == fingerprint(data))
+        log.debug(f"restored {self._checkpoint}, step {trainer.state.step}")
+
+    def _check_data(self, manifest: Mapping[str, Any], data: Splits) -> None:
+        """Refuse data that the weights would take for others, and changed data without the user's consent."""
         if key := data.modality.misread(self._before["data"], self._now["data"]):
             was, now = (_text(content["data"].get(key)) for content in (self._before, self._now))
             raise ConfigError(
@@ -111,6 +119,16 @@ class Resumption:
             )
         self._sha256 = str(manifest.get("data"))[:12], data.sha256[:12]
         self._check_fitted(manifest.get("fitted"), data)
+
+    def _load(self, manifest: Mapping[str, Any], snapshot: Snapshot, trainer: Trainer, data: Splits) -> None:
+        """Load the checkpoint into the trainer.
+
+        Args:
+            manifest: of the checkpoint.
+            snapshot: its content.
+            trainer: a new one.
+            data: the dataset.
+        """
         try:
             self._drop_values_of_others(snapshot, trainer)
             restore(trainer, snapshot)
@@ -133,9 +151,6 @@ class Resumption:
                 f"resume={self.config.resume}: the dataset has other {data.modality.outputs}, or in another order, "
                 "than the one before, and the weights answer with those. Give data with the same, or start a new run."
             )
-        if self._same_data:
-            self._check_same_batches(trainer, data, manifest.get("train") == fingerprint(data))
-        log.debug(f"restored {self._checkpoint}, step {trainer.state.step}")
 
     def is_finished(self, trainer: Trainer) -> bool:
         """Return True if the restored run is complete, including its test."""

@@ -197,18 +197,22 @@ class TrainingSession:
         with signal_handler() as handler:
             test = self._fitted_and_tested(trainer, data, modality, handler)
             if self.ranks.is_main:
-                self._count_macs()
-                self.sessions.end(trainer.state, outcome(trainer, test, self.begun, self.warnings) | self.facts)
-                if trainer.checkpoints is not None and trainer.state.status in FINISHED:
-                    trainer.checkpoints.finish()
-                # After the summary: matplotlib takes a second, and a kill then costs only the picture.
-                title = f"{config.model.label} with {config.optimizer.label}"
-                try:
-                    draw_curves(folder, title, trainer.task.displays)
-                except Exception as error:  # noqa: BLE001 - an error in drawing must not fail a finished run
-                    log.warning(f"curves.png was not drawn: {error}")
+                self._end(trainer, test)
         self.ranks.barrier()
         return Run(folder, config)
+
+    def _end(self, trainer: Trainer, test: Mapping[str, float]) -> None:
+        """Write the summary, and then what a kill may cost."""
+        self._count_macs()
+        self.sessions.end(trainer.state, outcome(trainer, test, self.begun, self.warnings) | self.facts)
+        if trainer.checkpoints is not None and trainer.state.status in FINISHED:
+            trainer.checkpoints.finish()
+        # After the summary: matplotlib takes a second.
+        title = f"{self.config.model.label} with {self.config.optimizer.label}"
+        try:
+            draw_curves(self.folder, title, trainer.task.displays)
+        except Exception as error:  # noqa: BLE001 - an error in drawing must not fail a finished run
+            log.warning(f"curves.png was not drawn: {error}")
 
     def _fitted_and_tested(
         self, trainer: Trainer, data: Splits, modality: Modality, handler: SignalHandler
