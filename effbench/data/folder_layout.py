@@ -108,6 +108,7 @@ class Scan:
         splits: {split: {class: files}}, or {'all': {class: files}}.
         notes: one line for each thing that was skipped, or read in another place.
         skipped: suffix -> number of files of other kinds.
+        warnings: what may be a mistake.
     """
 
     kind: FileKind
@@ -115,6 +116,7 @@ class Scan:
     splits: dict[str, ClassFiles]
     notes: list[str] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
+    warnings: list[str] = field(default_factory=list)
 
 
 def scan(root: Path, kind: FileKind, need_train: bool = True) -> Scan:
@@ -132,7 +134,7 @@ def scan(root: Path, kind: FileKind, need_train: bool = True) -> Scan:
     found = Scan(kind, layout.root, {}, layout.notes)
     if not layout.splits:
         found.splits[ALL] = _classes_in(layout.root, found)
-        _note_split_like_classes(layout.root, found)
+        _find_split_like_classes(layout.root, found)
         return found
     if need_train and "train" not in layout.splits:
         names = [printable(path.name) for path in layout.splits.values()]
@@ -301,8 +303,8 @@ def _classes_in(folder: Path, found: Scan) -> ClassFiles:
     return {name: files for name, (files, _) in walked.items()}
 
 
-def _note_split_like_classes(root: Path, found: Scan) -> None:
-    """Note folders that all hold the same folders: they may be splits with unknown names, or contain the splits."""
+def _find_split_like_classes(root: Path, found: Scan) -> None:
+    """Warn of folders that all hold the same folders: they may be splits with unknown names, or contain the splits."""
     inside = [_names_in(path) for path in subfolders(root)]
     shared = set.intersection(*inside) if len(inside) > 1 else set()
     # ROOT/CLASS/train: reading it as classes would mix train and test
@@ -312,10 +314,10 @@ def _note_split_like_classes(root: Path, found: Scan) -> None:
             f"{listed(sorted(shared))}, which would be mixed. Put the splits outside: train/CLASS, val/CLASS, "
             "test/CLASS."
         )
-    # A note and no error: classes may well hold the same folders, such as front/ and back/.
+    # A warning and no error: classes may well hold the same folders, such as front/ and back/.
     if len(shared) > 1 and not any(_loose(path, found.kind) for path in subfolders(root)):
-        found.notes.append(
-            f"warning: the class folders {listed(found.splits[ALL])} all hold the folders {listed(sorted(shared))}; "
+        found.warnings.append(
+            f"the class folders {listed(found.splits[ALL])} all hold the folders {listed(sorted(shared))}; "
             "if these are the classes, name the outer folders train, val and test"
         )
 

@@ -129,6 +129,31 @@ def missing_classes(rows: Rows) -> dict[str, list[int]]:
     return {which: (count == 0).nonzero().flatten().tolist() for which, count in zip(rows.counts, seen, strict=True)}
 
 
+def divided_subfolders(rows: Rows, scanned: Scan) -> list[str]:
+    """Return the subfolders of classes, below the given folder, whose files are in several splits.
+
+    Args:
+        rows: splits of the files.
+        scanned: the files.
+    """
+    group_of: dict[str, str] = {}  # folder of a file -> the subfolder of its class that it is in
+    for members in scanned.splits.values():
+        for paths in members.values():
+            folders = {os.path.dirname(path) for path in paths}  # noqa: PTH120 - a Path for each name is slow
+            base = os.path.commonpath(folders)
+            for folder in folders - {base}:
+                group_of[folder] = os.path.join(base, folder[len(base) :].lstrip(os.sep).partition(os.sep)[0])  # noqa: PTH118
+    if not group_of:
+        return []
+    seen: dict[str, set[str]] = {}
+    splits = (which for which, count in rows.counts.items() for _ in range(count))
+    for path, which in zip(rows.files, splits, strict=True):
+        if (group := group_of.get(os.path.dirname(path))) is not None:  # noqa: PTH120
+            seen.setdefault(group, set()).add(which)
+    apart = sorted(group for group, found in seen.items() if len(found) > 1)
+    return [printable(group[len(os.fspath(rows.root)) :].lstrip(os.sep)) for group in apart]
+
+
 def labelled(root: Path, found: ClassFiles, which: str, classes: Sequence[str]) -> Rows:
     """Return the rows of one split, with labels by the position of class names in `classes`.
 

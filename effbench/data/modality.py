@@ -164,6 +164,16 @@ class Modality(ABC):
         return None
 
     @classmethod
+    def identity(cls, data: Splits) -> dict[str, Any]:
+        """Return what was fitted to train, or read, and decides which numbers a sample becomes: name -> plain values.
+
+        Checkpoints record the sha256 of each, and a resume with another one is refused: the weights would take a
+        sample's numbers for others. Statistics, such as means for normalisation, do not count: they move with the data.
+        """
+        del data
+        return {}
+
+    @classmethod
     def task_facts(cls, recorded: Mapping[str, Any]) -> dict[str, Any]:
         """Return arguments for the task's constructor, by parameter name.
 

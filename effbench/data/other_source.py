@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from effbench.cache_dir import expanded
 from effbench.data.splits import Split
 from effbench.errors import ConfigError, shown
 
@@ -49,6 +51,13 @@ def keep_options(before: Mapping[str, Any], now: Mapping[str, Any], names: Seque
                 f"data.{name} must stay as in training, {shown(before[name])}; got {shown(now[name])}. Other data are "
                 "read as the run's were. Leave it out."
             )
+
+
+def same_place(before: object, now: object) -> bool:
+    """Return True if two path options lead to the same place, such as a.csv, ./a.csv and a link to it."""
+    if not (isinstance(before, str) and isinstance(now, str) and before and now):
+        return (before or None) == (now or None)
+    return os.path.realpath(expanded(before)) == os.path.realpath(expanded(now))
 
 
 def other_source_reader(dataset: Callable[..., Any]) -> Reader | None:

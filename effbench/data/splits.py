@@ -13,6 +13,7 @@ from effbench.data.images.modality import Images
 from effbench.data.modality import Modality
 from effbench.data.split_checks import as_classes, as_labels, as_targets, check_range
 from effbench.errors import DataError
+from effbench.summary_schema import DRAWN
 
 _SAMPLE_SEED = 0  # not the seed of the run: limited evaluations of runs with other seeds read the same samples
 
@@ -68,6 +69,8 @@ class Splits:
         sha256: identifies the content in the run's record.
         facts: further entries for the record, such as the number of skipped files.
         modality: class that describes the samples.
+        drawn: splits that were drawn at random; on other samples the draw is another one.
+        warnings: what may be a mistake in the data, for the record of a run.
     """
 
     name: str
@@ -78,6 +81,8 @@ class Splits:
     sha256: str
     facts: dict[str, Any] = field(default_factory=dict)
     modality: type[Modality] = Images
+    drawn: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", as_classes(self.name, self.classes))
@@ -103,6 +108,11 @@ class Splits:
         """Return the splits that exist, by name."""
         every = {"train": self.train, "val": self.val, "test": self.test}
         return {which: split for which, split in every.items() if split is not None}
+
+    @property
+    def test_split(self) -> str:
+        """How the test split follows data.split_seed: DRAWN or GENERATED (effbench.summary_schema); '' if it does not."""
+        return DRAWN if "test" in self.drawn else str(self.facts.get("test_split", ""))
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -245,7 +245,8 @@ def _agreement(folder: Path, summary: Mapping[str, Any]) -> str:
         compared += 1
     best = summary.get("best")
     if best:
-        values = [float(row[best["metric"]]) for row in rows if row.get(best["metric"])]
+        first = _first_step_of_these_data(summary)
+        values = [float(row[best["metric"]]) for row in rows if row.get(best["metric"]) and int(row["step"]) > first]
         # as in training, a value that is not finite is never the best
         values = [value for value in values if math.isfinite(value)] or [math.nan]
         display = recorded_displays(summary).get(metric_of(best["metric"])) or display_of(best["metric"])
@@ -255,6 +256,12 @@ def _agreement(folder: Path, summary: Mapping[str, Any]) -> str:
             _close(extreme, best["value"]), f"best is {shown(best['value'])} in summary.json, {extreme} in metrics.csv"
         )
     return f"{counted(compared, 'metric')}{', and the best value' if best else ''}"
+
+
+def _first_step_of_these_data(summary: Mapping[str, Any]) -> int:
+    """Return the step after which no session went on with other data: best values count from there."""
+    sessions = summary.get("sessions") or ()
+    return max((each["from_step"] for each in sessions if "data.sha256" in (each.get("changed") or ())), default=-1)
 
 
 def _compression(folder: Path) -> str:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+NEAR = 0.1  # part of the run's samples: another source of as many, to within this part, may be the run's own
+
 
 def evaluate_run(
     folder: str | Path,
@@ -87,26 +89,59 @@ def _chosen_split(trained: Run, run: Run, which: str) -> tuple[str, Split]:
 
     if other := build.other_split(trained.config, run.config, run.data, which):
         name, split = other
+        _warn_if_as_many_as_the_runs(run, len(split))
         labels = run.task.targets_of(f"the data's {name}", split.labels, len(run.classes))
         return name, replace(split, labels=labels)
     data = build.splits(run.config)
     check_same_data(run, data)
     data = run.task.checked(data)
-
-    # with other draws of the splits, the test split may hold samples that the run was trained on
-    before, now = trained.config.data, run.config.data
-    draws = ("split_seed", "val_fraction", "test_fraction")
-    changed = [key for key in draws if before.options.get(key) != now.options.get(key)]
-    if changed and before.target == now.target:
-        log.info(
-            f"note: data.{changed[0]} differs from the run's: these may include {data.modality.unit}s that the run was "
-            "trained on"
-        )
-
     which = which or "test"
     if which not in data.named():
         raise ConfigError(unknown_name("split", which, data.named()))
+    _warn_of_another_draw(trained, run, data, which)
     return which, data.named()[which]
+
+
+def _warn_of_another_draw(trained: Run, run: Run, data: Splits, which: str) -> None:
+    """Warn if a split was drawn otherwise than in training: it may hold samples that the run was trained on.
+
+    Args:
+        trained: the run as it was trained.
+        run: the run with the options of this evaluation.
+        data: the dataset.
+        which: the split to evaluate.
+    """
+    before, now = trained.config.data, run.config.data
+    if before.target != now.target or which == "train":
+        return
+    draws = ("split_seed", "val_fraction", "test_fraction")
+    changed = [key for key in draws if before.options.get(key) != now.options.get(key)]
+    if changed:
+        why = f"data.{changed[0]} differs from the run's"
+    elif which in data.drawn and data.sha256 != run.data["sha256"]:
+        # the draw depends on the numbers of samples: one more file changes it
+        why = f"{data.name} has changed since the training, and {which} was drawn from it anew"
+    else:
+        return
+    log.warning(f"{why}: these may include {data.modality.unit}s that the run was trained on")
+
+
+def _warn_if_as_many_as_the_runs(run: Run, count: int) -> None:
+    """Warn if another source has about as many samples as all splits of the run: it may be the run's own data.
+
+    A dataset that was moved is known by its sha256, but not if a file was added or removed since.
+
+    Args:
+        run: the run.
+        count: samples of the other source.
+    """
+    counts = (run.data.get("counts") or {}).values()
+    known, unit = sum(number for number in counts if isinstance(number, int)), run.data.get("unit") or "sample"
+    if known and abs(count - known) <= NEAR * known:
+        log.warning(
+            f"the run's dataset has about as many {unit}s ({known}). If these are it, with some added or removed, they "
+            f"include {unit}s that the run was trained on: name new {unit}s alone"
+        )
 
 
 def check_same_data(run: Run, data: Splits) -> None:

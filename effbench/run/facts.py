@@ -60,6 +60,7 @@ def known_at_start(
             "classes": list(data.classes),
             **modality.record(),
             **data.facts,
+            **({"test_split": data.test_split} if data.test_split else {}),
             **({} if (padding := trainer.train.padding()) is None else {"padding": padding}),
         },
         "environment": environment(),

@@ -83,7 +83,8 @@ def _train_recorded(raw: Any, config: Config, folder: Path, callbacks: Sequence[
         record_job(raw, folder)
         return train_claimed(config, folder, words, callbacks)
     except (ConfigError, MissingExtraError):
-        shutil.rmtree(folder / ".hydra", ignore_errors=True)  # a refused run leaves no files
+        if not (folder / "summary.json").is_file():  # a refused run leaves no files
+            shutil.rmtree(folder / ".hydra", ignore_errors=True)
         raise
 
 

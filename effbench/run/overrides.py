@@ -14,6 +14,8 @@ from effbench.guarded import MissingFileError, read_text
 
 # Keys that apply to one session only. allow_targets is among them so that no folder can widen the allowlist.
 EPHEMERAL = ("resume", "allow_targets", "hydra")
+# Consent to one change of the data: the next one must be refused again.
+EPHEMERAL_KEYS = ("checkpoint.allow_changed_data",)
 # KEY, KEY=VALUE, +KEY=VALUE, ++KEY=VALUE and ~KEY; not `group@package=...`, which writes to another section
 _RECORDED = re.compile(r"(?:\+\+|\+|~)?(?P<key>[A-Za-z_$][\w.$/-]*)(?:=.*)?", re.ASCII | re.DOTALL)
 LONGEST_RECORDED = 100_000  # characters of all words: Hydra parses 20,000 a second
@@ -25,8 +27,9 @@ def override_key(word: str) -> str:
 
 
 def is_ephemeral(word: str) -> bool:
-    """Return True if an override applies to one session only: resume, allow_targets, hydra.*."""
-    return re.split("[./@]", override_key(word))[0] in EPHEMERAL
+    """Return True if an override applies to one session only: resume, allow_targets, hydra.*, ..."""
+    key = override_key(word)
+    return key in EPHEMERAL_KEYS or re.split("[./@]", key)[0] in EPHEMERAL
 
 
 def lasting(words: Iterable[str]) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +20,7 @@ from effbench.records import FINISHED, read_summary, require_writable
 from effbench.run.finish_epoch import words_to_finish
 from effbench.run.history import SessionHistory
 from effbench.run.load import recorded_config
+from effbench.tasks.task import Task
 from effbench.training.checkpoint_files import Snapshot, read_manifest, read_newest
 from effbench.training.distributed import DistributedContext
 from effbench.training.snapshots import keep_place_in_epochs, restore
@@ -61,6 +64,7 @@ class Resumption:
         self._checkpoint = folder  # the restored checkpoint, once there is one
         self._processes: int | None = None  # of the session that wrote the checkpoint; None if it is not recorded
         self._same_data = True
+        self._sha256 = ("", "")  # of the data before and now, the beginnings
         self._damaged: Sequence[str] = ()  # messages about newer checkpoints that are damaged
 
     def restore(self, trainer: Trainer, data: Splits) -> None:
@@ -92,6 +96,14 @@ class Resumption:
             raise ConfigError(f"resume={self.config.resume}: {error}") from error
 
         self._check_fixed()
+        self._check_data(manifest, data)
+        self._load(manifest, snapshot, trainer, data)
+        if self._same_data:
+            self._check_same_batches(trainer, data, manifest.get("train") == fingerprint(data))
+        log.debug(f"restored {self._checkpoint}, step {trainer.state.step}")
+
+    def _check_data(self, manifest: Mapping[str, Any], data: Splits) -> None:
+        """Refuse data that the weights would take for others, and changed data without the user's consent."""
         if key := data.modality.misread(self._before["data"], self._now["data"]):
             was, now = (_text(content["data"].get(key)) for content in (self._before, self._now))
             raise ConfigError(
@@ -105,9 +117,25 @@ class Resumption:
                 f"sha256 was {str(manifest['data'])[:12]}…, now {data.sha256[:12]}…). Restore the old one, or resume "
                 "with this one: checkpoint.allow_changed_data=true."
             )
+        self._sha256 = str(manifest.get("data"))[:12], data.sha256[:12]
+        self._check_fitted(manifest.get("fitted"), data)
+
+    def _load(self, manifest: Mapping[str, Any], snapshot: Snapshot, trainer: Trainer, data: Splits) -> None:
+        """Load the checkpoint into the trainer.
+
+        Args:
+            manifest: of the checkpoint.
+            snapshot: its content.
+            trainer: a new one.
+            data: the dataset.
+        """
         try:
-            self._drop_values_of_other_metrics(snapshot, trainer)
+            self._drop_values_of_others(snapshot, trainer)
             restore(trainer, snapshot)
+            if fitted := manifest.get("task"):
+                trainer.task.restore(fitted)  # other targets have another unit: the weights answer in that of the first
+                if trainer.checkpoints is not None:
+                    trainer.checkpoints.identity["task"] = fitted
         except (RuntimeError, LookupError, ValueError, TypeError, AttributeError, ConfigError) as error:
             # The error tells shapes or names of tensors; the cause is most likely a changed setting.
             changed = [
@@ -117,16 +145,24 @@ class Resumption:
             ]
             hint = f"\nchanged since the checkpoint: {', '.join(changed)}" if changed else ""
             raise ConfigError(f"resume={self.config.resume}: {error}{hint}") from error
-        if self._same_data:
-            self._check_same_batches(trainer, data, manifest.get("train") == fingerprint(data))
-        log.debug(f"restored {self._checkpoint}, step {trainer.state.step}")
+        # after the weights: another number of classes is told by their shapes
+        if not self._same_data and manifest.get("classes") not in (None, sha256_of_plain(data.classes)):
+            raise ConfigError(
+                f"resume={self.config.resume}: the dataset has other {data.modality.outputs}, or in another order, "
+                "than the one before, and the weights answer with those. Give data with the same, or start a new run."
+            )
 
     def is_finished(self, trainer: Trainer) -> bool:
         """Return True if the restored run is complete, including its test."""
-        status = self._summary().get("status")
+        summary = self._summary()
+        status, reached = summary.get("status"), summary.get("steps")
         if status not in FINISHED:  # it was killed or interrupted before its test ended
             return False
         if not trainer.steps_left and trainer.meter.empty:  # an empty meter: the last validation was done too
+            return True
+        # Without checkpoint.save_last the newest checkpoint is of the best step, not of the last one.
+        keeps_last = self._before["checkpoint"]["save_last"] or self._damaged
+        if not keeps_last and isinstance(reached, int) and reached >= trainer.state.step + trainer.steps_left:
             return True
         # Early stopping ended the run, by the rule that still holds.
         return status == "stopped_early" and bool(self._before["early_stopping"] == self._now["early_stopping"])
@@ -136,11 +172,20 @@ class Resumption:
         sessions.follow(self._checkpoint, self._before)
         steps_before, steps_now = trainer.state.steps_per_epoch, trainer.train.steps_per_epoch
         position = keep_place_in_epochs(trainer, self._same_data)
+        if not self._same_data:
+            sessions.current["changed"]["data.sha256"] = list(self._sha256)
         if not self.ranks.is_main:
             return
 
         for complaint in self._damaged:
             log.warning(complaint)
+        if not self._same_data:
+            was, now = self._sha256
+            log.warning(
+                f"the dataset has changed since the checkpoint (its sha256 was {was}…, now {now}…): the best "
+                "checkpoint and early stopping count from here on, and the test may hold samples that the run was "
+                "trained on before"
+            )
         if self._damaged:
             log.info(f"resuming from {self._checkpoint}, the newest undamaged checkpoint")
         for key, before, now in differing(self._before, self._now):
@@ -194,10 +239,27 @@ class Resumption:
                     f"{_text(now)}.{' ' * bool(why)}{why} Leave it out, or start a new run."
                 )
 
-    def _drop_values_of_other_metrics(self, snapshot: Snapshot, trainer: Trainer) -> None:
-        """Remove the best values of a metric that is no longer monitored: a loss is no measure for an accuracy."""
+    def _check_fitted(self, before: object, data: Splits) -> None:
+        """Refuse data whose samples become other numbers than the weights were trained on, though shapes may agree.
+
+        Args:
+            before: what the checkpoint recorded; older ones did not.
+            data: the dataset.
+        """
+        for name, sha256 in fitted_to(data).items():
+            was = before.get(name) if isinstance(before, Mapping) else None
+            if was not in (None, sha256):
+                raise ConfigError(
+                    f"resume={self.config.resume}: the {name} of {data.name} must stay as in {self._checkpoint}, also "
+                    f"with checkpoint.allow_changed_data=true (the sha256 was {str(was)[:12]}…, now {sha256[:12]}…): "
+                    "the weights would take the numbers of a sample for others. Restore the old data, or start a new "
+                    "run."
+                )
+
+    def _drop_values_of_others(self, snapshot: Snapshot, trainer: Trainer) -> None:
+        """Remove the best values of a metric that is no longer monitored, or of other data: they do not compare."""
         watched = {"early_stopping": ("monitor", "mode"), "checkpoint": ("monitor", "mode"), "scheduler": ("mode",)}
-        changed = set[str]()
+        changed = set[str]() if self._same_data else set(watched)
         for section, keys in watched.items():
             was, now = ([content[section].get(key) for key in keys] for content in (self._before, self._now))
             # A record of an older version may lack the keys, or hold `auto`: then nothing is known to have changed.
@@ -260,6 +322,27 @@ class Resumption:
 def _text(value: Any) -> str:
     """Return a setting as the user writes it in an override."""
     return shown(value, quotes=False)
+
+
+def identity_of(data: Splits, task: Task) -> dict[str, Any]:
+    """Return what a checkpoint records of the data and of what was fitted to them."""
+    return {
+        "data": data.sha256,
+        "train": fingerprint(data),  # `data` covers all files, however they are split
+        "classes": sha256_of_plain(data.classes),
+        "fitted": fitted_to(data),
+        "task": task.record(),
+    }
+
+
+def fitted_to(data: Splits) -> dict[str, str]:
+    """Return name -> sha256 (hex) of what `Modality.identity` names."""
+    return {name: sha256_of_plain(value) for name, value in data.modality.identity(data).items() if value is not None}
+
+
+def sha256_of_plain(value: Any) -> str:
+    """Return the sha256 (hex) of a value of plain containers."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def fingerprint(data: Splits) -> str:

@@ -34,13 +34,14 @@ from effbench.run.facts import known_at_start, macs_counter, outcome
 from effbench.run.history import SessionHistory
 from effbench.run.load import load_run, recorded_config
 from effbench.run.lock import claimed
-from effbench.run.resume import Resumption, fingerprint
+from effbench.run.resume import Resumption, identity_of
 from effbench.run.run import Run
 from effbench.run.schedule_note import schedule_note
 from effbench.run.signals import Interrupted, SignalHandler, signal_handler
 from effbench.run.validate import refuse_early
+from effbench.tasks.task import Task
 from effbench.training.callbacks import Callback, Callbacks, Context, HookReceiver, MetricsLog, Progress
-from effbench.training.checkpoint import Checkpoints
+from effbench.training.checkpoint import Checkpoints, checkpoint_name
 from effbench.training.checkpoint_files import read_weights
 from effbench.training.distributed import DistributedContext, distributed_context
 from effbench.training.loggers import LOGGERS, FaultTolerantLogger, Start
@@ -139,10 +140,11 @@ class TrainingSession:
     def run(self) -> Run:
         try:
             return self._run()
-        except (ConfigError, MissingExtraError):
-            raise  # refused before any work: no record is needed
         except BaseException as error:
-            self._record_failure(error)
+            # What is refused before any work needs no record. Later such an error may come from a user's metric, or
+            # from data that are read while training goes on.
+            if self.facts or not isinstance(error, ConfigError | MissingExtraError):
+                self._record_failure(error)
             raise
 
     def _run(self) -> Run:
@@ -151,13 +153,14 @@ class TrainingSession:
         # Callbacks come before the data: one may be refused, and reading data may take minutes.
         callbacks = build.callbacks(config, self.callbacks)
         data = self._load_data()
+        self.warnings += data.warnings
         # From here on the config has numbers: the record and a later resume need what `auto` came to.
         config = self._settle(data)
         task = build.task(config, data, self.device)
         data = task.checked(data)
         modality = build.modality(config, data, self.device)
         trainer = build.trainer(
-            config, data, modality, self.ranks, self._checkpoints(data), task,
+            config, data, modality, self.ranks, self._checkpoints(data, task), task,
             lambda: shaped_model(config, folder, len(data.classes), modality) if self.model is None else self.model,
         )  # fmt: skip
         # The context refers to the trainer, so both come after it.
@@ -194,16 +197,22 @@ class TrainingSession:
         with signal_handler() as handler:
             test = self._fitted_and_tested(trainer, data, modality, handler)
             if self.ranks.is_main:
-                self._count_macs()
-                self.sessions.end(trainer.state, outcome(trainer, test, self.begun, self.warnings) | self.facts)
-                # After the summary: matplotlib takes a second, and a kill then costs only the picture.
-                title = f"{config.model.label} with {config.optimizer.label}"
-                try:
-                    draw_curves(folder, title, trainer.task.displays)
-                except Exception as error:  # noqa: BLE001 - an error in drawing must not fail a finished run
-                    log.warning(f"curves.png was not drawn: {error}")
+                self._end(trainer, test)
         self.ranks.barrier()
         return Run(folder, config)
+
+    def _end(self, trainer: Trainer, test: Mapping[str, float]) -> None:
+        """Write the summary, and then what a kill may cost."""
+        self._count_macs()
+        self.sessions.end(trainer.state, outcome(trainer, test, self.begun, self.warnings) | self.facts)
+        if trainer.checkpoints is not None and trainer.state.status in FINISHED:
+            trainer.checkpoints.finish()
+        # After the summary: matplotlib takes a second.
+        title = f"{self.config.model.label} with {self.config.optimizer.label}"
+        try:
+            draw_curves(self.folder, title, trainer.task.displays)
+        except Exception as error:  # noqa: BLE001 - an error in drawing must not fail a finished run
+            log.warning(f"curves.png was not drawn: {error}")
 
     def _fitted_and_tested(
         self, trainer: Trainer, data: Splits, modality: Modality, handler: SignalHandler
@@ -261,13 +270,12 @@ class TrainingSession:
             self.ranks.barrier()
         return data
 
-    def _checkpoints(self, data: Splits) -> Checkpoints | None:
+    def _checkpoints(self, data: Splits, task: Task) -> Checkpoints | None:
         section = self.config.checkpoint
         if not self.ranks.is_main:
             return None
         identity = {
-            "data": data.sha256,
-            "train": fingerprint(data),  # `data` covers all files, however they are split
+            **identity_of(data, task),
             "kernels": library() is not None,
             "processes": self.ranks.world_size,
         }
@@ -307,14 +315,20 @@ class TrainingSession:
         values = {name: metrics[f"{which}/{name}"] for name in trainer.task.names if f"{which}/{name}" in metrics}
         if not values or not self.ranks.is_main:
             return
-        checkpoints = trainer.checkpoints
-        if checkpoints is not None and checkpoints.ranking:
-            split, _, name = checkpoints.monitor.partition("/")
-            if which == split == "val":
-                values[name] = checkpoints.ranking[0][0]  # of the best checkpoint, which the result reports
-        if complaint := trainer.prediction_check.complaint(which, values, data.classes, data.modality.unit):
-            self.warnings.append(complaint)
-            log.warning(complaint)
+        checkpoints, seen = trainer.checkpoints, True
+        if which == "val" and checkpoints is not None and checkpoints.ranking:
+            value, best = checkpoints.ranking[0]
+            seen = best == checkpoint_name(trainer.state.step)
+            if not seen:  # the result is of the best weights; of these, the ranking alone tells a value
+                split, _, name = checkpoints.monitor.partition("/")
+                values = {name: value} if split == "val" else {}
+        complaint = trainer.prediction_check.complaint(which, values, data.classes, data.modality.unit, seen)
+        if complaint is None:
+            return
+        if data.modality.unit == "image" and self.config.augment.options.get("flip"):
+            complaint += ". Are classes mirror images, such as left and right or b and d? Then augment.flip=0"
+        self.warnings.append(complaint)
+        log.warning(complaint)
 
     def _test(self, trainer: Trainer, data: Splits, modality: Modality) -> dict[str, float]:
         """Evaluate the best weights on the test split, once, on rank 0, which counts every sample."""
@@ -334,11 +348,16 @@ class TrainingSession:
         checkpoints = trainer.checkpoints
         if checkpoints is not None and checkpoints.best is not None:
             load_weights(model, read_weights(checkpoints.best))
-        elif checkpoints is not None and checkpoints.keep_best and data.val is not None:
+        elif checkpoints is not None and checkpoints.keep_best and self._measures(checkpoints.monitor, data):
             log.warning(
                 f"{self.config.checkpoint.monitor} never had a finite value, so no checkpoint is the best: the "
                 "last weights are tested"
             )
+
+    @staticmethod
+    def _measures(monitor: str, data: Splits) -> bool:
+        """Return True if the data have the split of a monitored metric."""
+        return data.val is not None or not monitor.startswith("val/")
 
     def _write_sample(self, trainer: Trainer, data: Splits, modality: Modality) -> None:
         """Write a text that the best weights make into samples.txt, if the task has one."""

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from effbench import build
 from effbench.config.compose import compose
 from effbench.config.schema import Config
 from effbench.disk import followed
@@ -30,6 +31,7 @@ from effbench.units import SPEED
 log = logging.getLogger(__name__)
 
 STEPS, AT = 8, 5  # steps of the run, and the step after which it is killed: within the second epoch
+LONG = 1_000_000  # steps of a run that is long enough for any schedule
 TIMES = ("training_s", "elapsed_s")  # entries of the state that no two runs share
 # Integer type of the same size, by bytes of an element: floats are compared by their bits, so that NaN equals itself
 # and -0 differs from 0.
@@ -52,6 +54,7 @@ def verify_resume(words: Sequence[str], config_dir: str | None = None) -> list[C
     """
     steps, at, overrides = _own_options(words)
     config = _short(compose(overrides, config_dir), steps)
+    _check_schedule(config, steps)
     with tempfile.TemporaryDirectory(prefix="effbench-verify-") as scratch:
         whole, broken = Path(scratch) / "whole", Path(scratch) / "broken"
         _session("uninterrupted", lambda: train(config, whole), expected=0)
@@ -82,7 +85,10 @@ def _short(config: Config, steps: int) -> Config:
     trainer = {
         "max_steps": steps, "max_epochs": None, "max_time": None, "log_every_n_steps": 1,
         "limit_train_batches": max(1, steps // 2), "limit_val_batches": 2, "limit_test_batches": 1,
+        "min_steps": None,  # of the real run: here it would contradict max_steps
     }  # fmt: skip
+    # Its state is compared, but it ends no run before the kill.
+    stopping = {"patience": steps + 1, "stopping_threshold": None}
     checkpoint = {"every_n_steps": 1, "save_last": True, "background": False}  # saved before the kill
     # No tracking service: it would record three runs that are none.
     return config.model_copy(
@@ -90,9 +96,30 @@ def _short(config: Config, steps: int) -> Config:
             "resume": None,
             "trainer": config.trainer.model_copy(update=trainer),
             "checkpoint": config.checkpoint.model_copy(update=checkpoint),
+            "early_stopping": config.early_stopping.model_copy(update=stopping),
             "logger": config.logger.model_copy(update={"name": "csv"}),
         }
     )
+
+
+def _check_schedule(config: Config, steps: int) -> None:
+    """Refuse spans of the schedule that a run of so few steps cannot have, such as scheduler.warmup=500."""
+    problem = _schedule_problem(config, steps)
+    # what a long run is refused too, the first session tells
+    if problem is not None and _schedule_problem(config, LONG) is None:
+        raise ConfigError(
+            f"verify resume trains {steps} steps, too few for this schedule: {problem.rstrip('.')}. Give more with "
+            "steps=N, or write spans as shares of the run."
+        )
+
+
+def _schedule_problem(config: Config, steps: int) -> str | None:
+    over = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    try:
+        build.schedule(config, over, steps, max(1, steps // 2))
+    except ConfigError as error:
+        return str(error)
+    return None
 
 
 def _session(what: str, work: Callable[[], Any], expected: int) -> None:

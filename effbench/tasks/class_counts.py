@@ -34,7 +34,7 @@ class ClassCounts(PredictionCheck):
             self._counts = ranks.sum(self._counts)
 
     def complaint(
-        self, which: str, values: Mapping[str, float], classes: Sequence[str], unit: str = "image"
+        self, which: str, values: Mapping[str, float], classes: Sequence[str], unit: str = "image", seen: bool = True
     ) -> str | None:
         if self._counts is None:
             return None
@@ -44,7 +44,7 @@ class ClassCounts(PredictionCheck):
         if largest == samples or samples < LEAST_FOR_ONE:
             return None
         answers = [name for name, count in zip(classes, predicted, strict=True) if count]
-        if len(answers) == 1:
+        if seen and len(answers) == 1:
             return f"{which}: the model predicts '{answers[0]}' for all of the {samples} {unit}s{_REMEDY}"
         accuracy = values.get(ACCURACY)
         # hits as a whole number: the product may be 39.999999

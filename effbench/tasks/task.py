@@ -27,7 +27,7 @@ class PredictionCheck:
         """Add up the counts of all processes."""
 
     def complaint(
-        self, which: str, values: Mapping[str, float], classes: Sequence[str], unit: str = "image"
+        self, which: str, values: Mapping[str, float], classes: Sequence[str], unit: str = "image", seen: bool = True
     ) -> str | None:
         """Return a warning about the predictions, or None.
 
@@ -36,6 +36,7 @@ class PredictionCheck:
             values: metric name -> value of this evaluation.
             classes: names of the classes.
             unit: the word for a sample.
+            seen: the predictions are of the weights that `values` are of; else the targets alone count.
         """
 
 

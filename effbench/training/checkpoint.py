@@ -14,6 +14,7 @@ import logging
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ class Checkpoints:
         """
         if not self.is_due(step, value, keep, loss):
             return
-        target = self.folder / f"step-{step:08d}"
+        target = self.folder / checkpoint_name(step)
         ranking, losses = self._ranked(value, target.name, loss)
         snapshot.state["ranking"] = [list(entry) for entry in ranking]
         snapshot.state["ranking_losses"] = losses
@@ -98,6 +99,8 @@ class Checkpoints:
             _link(self.folder / "last", target.name)
         if ranking and self.keep_best:
             _link(self.folder / "best", ranking[0][1])
+        if not (self.keep_last or keep):
+            self._drop_interruption()
         if self.first_saved is not None:
             call, self.first_saved = self.first_saved, None
             call()
@@ -112,7 +115,7 @@ class Checkpoints:
             keep: keep it as `last` in any case.
             loss: val/loss of that validation.
         """
-        name = f"step-{step:08d}"
+        name = checkpoint_name(step)
         return self.keep_last or keep or any(ranked == name for _, ranked in self._ranked(value, name, loss)[0])
 
     def restore(
@@ -148,7 +151,7 @@ class Checkpoints:
         """
         if self._restored_step is None:
             return
-        newest, last = self.folder / f"step-{self._restored_step:08d}", self.folder / "last"
+        newest, last = self.folder / checkpoint_name(self._restored_step), self.folder / "last"
         # an interrupted run has a link `last` even with save_last=false
         if newest.is_dir() and (self.keep_last or pointed(last)):
             _link(last, newest.name)
@@ -156,6 +159,21 @@ class Checkpoints:
             _link(self.folder / "best", self.ranking[0][1])
         else:
             (self.folder / "best").unlink(missing_ok=True)
+
+    def finish(self) -> None:
+        """Remove the checkpoint of an interruption, once the run has ended: no newer one may have been ranked."""
+        if not self.keep_last and (self.folder / "last").exists():
+            with suppress(OSError):  # it costs disk space only: the run has ended well
+                self._drop_interruption()
+                self._forget(newest="")
+
+    def _drop_interruption(self) -> None:
+        """Remove the link `last` of an interrupted run that keeps no last ones: its weights are no longer the last."""
+        last = self.folder / "last"
+        if last.is_dir() and not last.is_symlink():  # a copy of the run that followed its links
+            shutil.rmtree(last)
+        else:
+            last.unlink(missing_ok=True)
 
     def _ranked(
         self, value: float | None, name: str, loss: float | None
@@ -206,6 +224,11 @@ class Checkpoints:
         """The best checkpoint; None if there is none."""
         path = followed(self.folder / "best")
         return path if path.exists() else None
+
+
+def checkpoint_name(step: int) -> str:
+    """Return the name of the folder of a step's checkpoint."""
+    return f"step-{step:08d}"
 
 
 def _recorded_loss(folder: Path) -> float | None:

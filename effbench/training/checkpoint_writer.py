@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,8 +129,9 @@ class BackgroundSaves(Saves):
         if sys.platform == "linux":  # only Linux has a nice value for each thread
             thread = threading.get_native_id()
             # Added: a lower value than that of `nice -n 15 effbench train` would be refused, or be a higher priority.
-            own = os.getpriority(os.PRIO_PROCESS, thread)
-            os.setpriority(os.PRIO_PROCESS, thread, min(LARGEST_NICE, own + NICE))
+            with suppress(OSError):  # a sandbox may refuse it: the thread is then as important as the others
+                own = os.getpriority(os.PRIO_PROCESS, thread)
+                os.setpriority(os.PRIO_PROCESS, thread, min(LARGEST_NICE, own + NICE))
         try:
             self._checkpoints.save(copy, step, value, keep, loss)
         except BaseException as error:  # noqa: BLE001 - `check` raises it in the training thread

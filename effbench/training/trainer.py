@@ -307,10 +307,12 @@ class Trainer:
         state.measured("train", values)
         if due and self.val is not None:
             values |= self.validate(state)
+        elif due and state.status != "diverged":
+            self.early_stopping.check(state)  # of train/*: else `validate` does it
         self._log_row("epoch_end", values)
         if due:
             self._check_stop_requests(state)  # else after the next step, so that the run ends with a validation
-            self.save(values if self.val is not None else None)
+            self.save(values)
         return due
 
     def validate(self, state: TrainState) -> dict[str, float]:
@@ -381,7 +383,7 @@ class Trainer:
         """Save a checkpoint on rank 0 if all weights are finite. The other ranks wait until it is copied or written.
 
         Args:
-            values: of the validation at this step; None without one.
+            values: of the epoch and its validation at this step; None within an epoch.
         """
         with self.clocks.statistics:
             self._refresh(self.statistics.refresh_to_save)

@@ -219,3 +219,78 @@ def test_the_same_data_elsewhere_are_the_same(on_pictures: Path, effbench: Effbe
     (tmp_path / "pictures").symlink_to("moved")
     (tmp_path / "moved" / "cats" / "0.png").touch()
     assert effbench("train", "resume=run")[0] == 0
+
+
+@pytest.mark.process
+@pytest.mark.row(21)
+def test_best_values_of_other_data_do_not_count(on_pictures: Path, effbench: Effbench, tmp_path: Path) -> None:
+    """The first best is of the old validation images, and any later one may be worse than it."""
+    before = summary(on_pictures)["data"]["sha256"]
+    pictures(tmp_path / "pictures", 24)
+    words = ["checkpoint.allow_changed_data=true", "trainer.max_steps=15", "optimizer.lr=1e-30"]
+    code, _, err = effbench("train", "resume=run", *words)
+    assert code == 0, err
+    found = summary(on_pictures)
+    now = found["data"]["sha256"]
+    assert (
+        f"warning: the dataset has changed since the checkpoint (its sha256 was {before[:12]}…, now {now[:12]}…)" in err
+    )
+    assert int(found["best"]["checkpoint"].removeprefix("step-")) > 8
+    assert found["sessions"][-1]["changed"]["data.sha256"] == [before[:12], now[:12]]
+    assert effbench("verify", "run")[0] == 0
+    # consent holds for one session
+    pictures(tmp_path / "pictures", 25)
+    code, _, err = effbench("train", "resume=run", "trainer.max_steps=20")
+    assert (code, "the dataset is not the one" in err) == (2, True)
+
+
+@pytest.mark.process
+@pytest.mark.row(21)
+def test_changed_data_of_other_classes_are_refused(on_pictures: Path, effbench: Effbench, tmp_path: Path) -> None:
+    pictures(tmp_path / "pictures", 24)
+    (tmp_path / "pictures" / "dogs").rename(tmp_path / "pictures" / "apes")  # now the first of the two
+    before = hashes(on_pictures)
+    code, _, err = effbench("train", "resume=run", "checkpoint.allow_changed_data=true")
+    assert (code, "the dataset has other classes, or in another order" in err) == (2, True), err
+    assert hashes(on_pictures) == before
+
+
+TABLE = ["data=table_csv", "data.file=a.csv", "model=mlp", "model.hidden=[8]", "device.threads=1", "hydra.run.dir=run"]
+
+
+def table(path: Path, scale: float = 1.0, colour: str = "red") -> None:
+    rows = [f"{n % 13},{('blue', colour)[n % 2]},{scale * (n % 13):g}" for n in range(80)]
+    path.write_text("\n".join(["size,colour,label", *rows]) + "\n")
+
+
+@pytest.mark.process
+@pytest.mark.row(21)
+def test_a_resume_keeps_the_unit_of_the_targets(effbench: Effbench, tmp_path: Path) -> None:
+    """In deviations of the new targets the old weights would answer with numbers ten times too large."""
+    table(tmp_path / "a.csv")
+    words = [*TABLE, "data.targets=values", "task=regression", "trainer.max_epochs=3", "data.equal_rows_together=false"]
+    code, _, err = effbench("train", *words)
+    assert code == 0, err
+    first = summary(tmp_path / "run")["task"]
+    table(tmp_path / "a.csv", scale=10)
+    words = ["resume=run", "checkpoint.allow_changed_data=true", "trainer.max_epochs=4"]
+    code, _, err = effbench("train", *words)
+    assert code == 0, err
+    # and of the data that are its own from then on
+    assert effbench("train", "resume=run", "trainer.max_epochs=5")[0] == 0
+    task = summary(tmp_path / "run")["task"]
+    assert (task["target_mean"], task["target_std"]) == (first["target_mean"], first["target_std"])
+
+
+@pytest.mark.process
+@pytest.mark.row(21)
+def test_a_resume_refuses_other_categories_of_equal_number(effbench: Effbench, tmp_path: Path) -> None:
+    table(tmp_path / "a.csv")
+    words = ["data.targets=values", "task=regression", "trainer.max_epochs=2", "data.equal_rows_together=false"]
+    assert effbench("train", *TABLE, *words)[0] == 0
+    table(tmp_path / "a.csv", colour="pink")
+    before = hashes(tmp_path / "run")
+    words = ["resume=run", "checkpoint.allow_changed_data=true", "trainer.max_epochs=3"]
+    code, _, err = effbench("train", *words)
+    assert (code, "the features of a.csv must stay as in run/checkpoints/step-" in err) == (2, True), err
+    assert hashes(tmp_path / "run") == before

@@ -198,6 +198,26 @@ def test_eval_of_another_folder_uses_all_images_or_test_split(effbench: Effbench
     assert samples("data.root=moved") == (6, "")
 
 
+@pytest.mark.proof
+@pytest.mark.process
+@pytest.mark.row(52)
+def test_eval_of_the_runs_folder_with_one_file_more_warns(effbench: Effbench, folders: Path) -> None:
+    """Its splits are drawn anew, or at another place all of it is read: most of it was trained on."""
+    assert effbench("eval", "run")[2] == ""
+    shutil.copytree(folders / "own", folders / "moved")
+    for root in ("own", "moved"):
+        Image.new("RGB", (8, 8), (9, 9, 200)).save(folders / root / "b" / "new.png")
+    trained_on = "these may include images that the run was trained on"
+    code, _, err = effbench("eval", "run")
+    assert (code, "warning: image_folder/own has changed since the training, and test was drawn" in err) == (0, True)
+    assert trained_on in err
+    assert trained_on not in effbench("eval", "run", "split=train")[2]
+    code, out, err = effbench("eval", "run", "data.root=moved", "--json")
+    assert (code, json.loads(out)["samples"]) == (0, 61)
+    assert "warning: the run's dataset has about as many images (60)" in err
+    assert "about as many" not in effbench("eval", "run", "data.root=other")[2]
+
+
 @pytest.mark.process
 @pytest.mark.row(52)
 def test_eval_folder_is_labelled_by_name_and_refused_if_unknown(effbench: Effbench, folders: Path) -> None:

@@ -13,6 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
+from effbench.data.images.modality import Images
+from effbench.data.modality import Settings
 from effbench.run.load import load_run
 from tests.cli.conftest import Effbench
 
@@ -228,6 +230,23 @@ def test_pictures_of_12_bits_are_scaled_as_the_runs_data_were(effbench: Effbench
     bright = np.full((8, 8), 9000, np.uint16)
     Image.fromarray(bright).save(tmp_path / "bright.png")
     assert "1 images have values above 4095" in effbench("predict", "deep", "bright.png")[2]
+
+
+@pytest.mark.row(53)
+@pytest.mark.parametrize(("highest", "said"), [(4000, "16 times too little light"), (60_000, "")])
+def test_deep_pictures_for_a_run_on_8_bits_are_warned_of(
+    highest: int, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Scaled by 65535, values of 12 bits are nearly black."""
+    images = Images.restored({"shape": (3, 8, 8), "mean": [0.5] * 3, "std": [0.2] * 3}, Settings())
+    Image.fromarray(np.linspace(0, highest, 64).reshape(8, 8).astype(np.uint16)).save(tmp_path / "deep.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / "usual.png")
+    problems: list[str] = []
+    [(names, _)] = images.read_files([str(tmp_path)], {}, problems)
+    assert (len(names), problems) == (2, [])
+    err = capsys.readouterr().err
+    assert "warning: 1 image of more than 8 bits: the run was trained on 8 bits" in err
+    assert ("too little light" in err, said in err) == (bool(said), True)
 
 
 def test_a_run_given_as_input_is_refused_but_its_curves_are_not(run: Path, photos: Path, effbench: Effbench) -> None:

@@ -21,7 +21,7 @@ import yaml
 
 from effbench import cli
 from effbench.config.recipes import quoted
-from effbench.errors import ConfigError, EffbenchError
+from effbench.errors import ConfigError, DataError, EffbenchError
 from effbench.records import check_new_run, read_any_summary
 from effbench.run.overrides import merge_overrides
 from effbench.run.resume_words import newest_unfinished, with_resume
@@ -104,6 +104,49 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one_bit_for_bit(
     assert effbench("train", *words)[0] == 0
     ends_like(tmp_path / "run", uninterrupted)
     assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.process
+@pytest.mark.row(13)
+def test_a_refusal_after_training_began_leaves_a_record(
+    effbench: Effbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of data that are read, or of a metric that answers, only then."""
+
+    def step_end(_: Any, context: Any) -> None:
+        if context.state.step == 8:
+            raise DataError("image 7 is gone")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Progress, "step_end", step_end)
+        assert effbench("train", *FOUR_EPOCHS_OF_FIVE_STEPS, "hydra.run.dir=run")[0] == 2
+    assert summary(tmp_path / "run")["status"] == "failed"
+    assert "image 7 is gone" in summary(tmp_path / "run")["error"]
+    assert effbench("eval", "run")[0] == 0
+    assert effbench("train", "resume=run")[0] == 0
+
+
+@pytest.mark.process
+@pytest.mark.row(9)
+def test_without_save_last_a_resumed_run_leaves_what_others_do(
+    send: SendsSignal, effbench: Effbench, tmp_path: Path
+) -> None:
+    """The first validation stays the best: no later checkpoint is written."""
+    words = [word for word in FOUR_EPOCHS_OF_FIVE_STEPS if not word.startswith(("model", "ema", "augment", "optim"))]
+    words += ["model=mlp", "model.hidden=[8]", "augment=none", "optimizer.lr=1e-30", "checkpoint.save_last=false"]
+    send(signal.SIGTERM, 7)
+    assert effbench("train", *words, "hydra.run.dir=run")[0] == 143
+    checkpoints = tmp_path / "run" / "checkpoints"
+    assert (checkpoints / "last").resolve().name == "step-00000007"
+    send.never()
+    assert effbench("train", "resume=run")[0] == 0
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["best", "step-00000005"]
+    assert effbench("verify", "run")[0] == 0
+    # the newest checkpoint is the best: the run is complete all the same
+    code, _, err = effbench("train", "resume=run")
+    assert (code, "run is finished; nothing is left to do" in err) == (0, True), err
+    assert effbench("train", "resume=run", "trainer.max_epochs=5")[0] == 0
+    assert summary(tmp_path / "run")["steps"] == 25
 
 
 @pytest.mark.process

@@ -1,16 +1,25 @@
-"""Small sets of one's own pictures: what `auto` makes of them, kept by a resume, and a word where nothing is learnt."""
+"""Small sets of one's own pictures: what `auto` makes of them, kept by a resume, and a word where nothing is learnt.
+
+White-box: asks a session for its warnings without a training.
+"""
 
 from __future__ import annotations
 
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 
 from effbench import cli
+from effbench.data.images.modality import Images
+from effbench.run.session import TrainingSession
+from effbench.tasks.class_counts import ClassCounts
 
 AVERAGED = ["optimizer=schedule_free"]
 MLP = ["data=image_folder", "data.image_size=8", "model=mlp", "model.hidden=[4]", "device.threads=1"]
@@ -57,12 +66,33 @@ def test_tiny_dataset_trains_and_resumes_with_the_auto_defaults(
 def test_indistinguishable_classes_end_with_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = pictures(tmp_path / "photos", 50, {"one": (90, 90, 90), "other": (90, 90, 90)})
     run = tmp_path / "run"
-    assert cli.main(["train", *MLP, root, "trainer.max_epochs=2", f"hydra.run.dir={run}"]) == 0
-    warnings = summary(run)["warnings"]
-    assert isinstance(warnings, list)
+    assert cli.main(["train", *MLP, root, "trainer.max_epochs=1", f"hydra.run.dir={run}"]) == 0
+    found = summary(run)["warnings"]
+    assert isinstance(found, list)
+    assert any(warning.startswith("exact copies under two classes") for warning in found), "those of the data too"
+    warnings = [warning for warning in found if not warning.startswith("exact copies")]
     assert [warning.split(":")[0] for warning in warnings] == ["val", "test"]
     err = capsys.readouterr().err
     assert all(f"warning: {warning}" in err and "for all of the 10 images" in warning for warning in warnings)
+    assert all(warning.endswith("Then augment.flip=0") for warning in warnings)
+
+
+@pytest.mark.row(54)
+@pytest.mark.parametrize(("best", "told"), [(9, True), (6, False)])
+def test_the_last_validation_is_not_that_of_the_best_weights(best: int, told: bool) -> None:
+    """The result is of the best weights: what the last ones predict says nothing about it."""
+    counts = ClassCounts()
+    counts.add(torch.eye(2)[[1] * 40], torch.tensor([0, 1] * 20))
+    checkpoints = SimpleNamespace(monitor="val/acc", ranking=[(0.9, f"step-{best:08d}")])
+    task, state = SimpleNamespace(names=("loss", "acc")), SimpleNamespace(step=9)
+    trainer = SimpleNamespace(task=task, state=state, checkpoints=checkpoints, prediction_check=counts)
+    augment, ranks = SimpleNamespace(options={"flip": 0.0}), SimpleNamespace(is_main=True)
+    session: Any = SimpleNamespace(ranks=ranks, warnings=[], config=SimpleNamespace(augment=augment))
+    data = SimpleNamespace(classes=("cat", "dog"), modality=Images)
+    TrainingSession._warn_of_predictions(session, "val", trainer, data, {"val/loss": 1.0, "val/acc": 0.5})  # type: ignore[arg-type]
+    assert [warning.partition(".")[0] for warning in session.warnings] == [
+        "val: the model predicts 'dog' for all of the 40 images"
+    ] * told
 
 
 @pytest.mark.spread(2)

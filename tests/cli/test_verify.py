@@ -188,6 +188,24 @@ def test_a_resume_that_is_not_exact_is_caught(owner, name, effbench, monkeypatch
     assert "differs in" in out
 
 
+@pytest.mark.proof
+@pytest.mark.process
+def test_verify_resume_shortens_what_belongs_to_the_whole_run(effbench: Effbench) -> None:
+    """The user's config is sound: only here would it contradict the few steps, or end before the kill."""
+    words = ["trainer.min_steps=500", "trainer.max_epochs=auto", "early_stopping=on", "early_stopping.patience=1"]
+    words += ["early_stopping.stopping_threshold=0.0", "optimizer.lr=1e-30"]
+    code, out, err = effbench("verify", "resume", *TINY, *words)
+    assert (code, out.count("WRONG")) == (0, 0), out + err
+
+
+def test_verify_resume_says_how_a_long_warm_up_is_checked(effbench: Effbench) -> None:
+    code, out, err = effbench("verify", "resume", *TINY, "scheduler=cosine", "scheduler.warmup=500")
+    assert (code, out) == (2, "")
+    assert "scheduler.warmup must be shorter than total_steps (8); got 500" in err
+    assert "verify resume trains 8 steps" in err
+    assert "steps=N" in err
+
+
 @pytest.mark.parametrize("words", [["steps=0"], ["steps=x"], ["at=8"], ["optimizer=lyon"]])
 def test_bad_options_of_verify_resume_are_refused(words, effbench):
     code, out, err = effbench("verify", "resume", *TINY, *words)

@@ -187,4 +187,4 @@ def images(folder: Path, *splits: str) -> str:
 def test_data_say_whether_the_test_split_follows_the_seed(read: Any, tmp_path: Path) -> None:
     tests = [read(tmp_path, seed).test for seed in (1, 2)]
     differ = not torch.equal(tests[0].inputs, tests[1].inputs)
-    assert (read(tmp_path / "again", 3).facts.get("test_split") is not None) == differ
+    assert bool(read(tmp_path / "again", 3).test_split) == differ

@@ -44,6 +44,16 @@ def test_a_dataset_of_one_class_is_not_reported():
     assert of_many([1, 1], [1, 1]) is None
 
 
+def test_predictions_of_other_weights_do_not_count():
+    """The values are those of the best weights, the predictions those of the last."""
+    counts = ClassCounts()
+    counts.add(torch.eye(3)[[1] * 40], torch.tensor([0, 1, 1, 2] * 10))
+    assert "predicts 'dog' for all" in (counts.complaint("val", {"acc": 0.9}, CLASSES) or "")
+    assert counts.complaint("val", {"acc": 0.9}, CLASSES, seen=False) is None
+    assert "no better than always" in (counts.complaint("val", {"acc": 0.5}, CLASSES, seen=False) or "")
+    assert counts.complaint("val", {}, CLASSES, seen=False) is None
+
+
 def test_without_an_evaluation_nothing_is_reported():
     assert ClassCounts().complaint("val", {"acc": 0.5}, CLASSES) is None
 

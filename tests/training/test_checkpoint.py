@@ -308,6 +308,27 @@ def test_an_interrupted_run_is_kept_though_last_ones_are_not(tmp_path):
     assert kept(keep) == {1, 3}
 
 
+@pytest.mark.parametrize("ends", ["a later save", "the end of the run"])
+def test_the_checkpoint_of_an_interruption_is_not_last_for_ever(ends, tmp_path):
+    keep = keeper(tmp_path, keep_last=False)
+    save_all(keep, [0.5, 0.3])
+    keep.save(snapshot(3), 3, None, keep=True)
+    if ends == "a later save":
+        keep.save(snapshot(4), 4, 0.6)
+    else:
+        keep.finish()
+    best = 4 if ends == "a later save" else 1
+    assert (points_to(keep, "best"), points_to(keep, "last")) == (best, None)
+    assert kept(keep) == {best}
+
+
+def test_the_end_of_a_run_keeps_the_last_where_it_is_wanted(tmp_path):
+    keep = keeper(tmp_path)
+    save_all(keep, [0.5, 0.3, 0.2])
+    keep.finish()
+    assert (points_to(keep, "best"), points_to(keep, "last"), kept(keep)) == (1, 3, {1, 2, 3})
+
+
 # --- what is refused
 
 

@@ -156,6 +156,19 @@ def test_the_thread_that_writes_gives_way_to_those_that_train(tmp_path):
     assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own here")
+@pytest.mark.parametrize("call", ["getpriority", "setpriority"])
+def test_a_checkpoint_is_written_where_priorities_are_refused(call, tmp_path, monkeypatch):
+    def refuse(*_: object) -> int:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, call, refuse)
+    saves = BackgroundSaves(keeper(tmp_path))
+    saves.save(snapshot(1.0), 1, 0.5, keep=False)
+    saves.wait()
+    assert read_checkpoint(tmp_path / "checkpoints" / "last").state["optimizer"]["lr"] == 1.0
+
+
 def test_failed_save_is_reported_if_another_error_ends_the_run(tmp_path, capsys):
     (tmp_path / "checkpoints").write_text("in the way")
     saves = BackgroundSaves(keeper(tmp_path))

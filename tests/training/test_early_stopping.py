@@ -141,6 +141,16 @@ def test_a_run_without_early_stopping_goes_to_its_limit():
     assert run.state.step == 9
 
 
+def test_a_train_metric_stops_a_run_without_validation():
+    """lr 0: the loss of an epoch changes by rounding alone."""
+    net = dense()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
+    stopping = EarlyStopping("train/loss", "min", 2, 0.01, None)
+    run = trainer(data(), net, 30, optimizer=optimizer, early_stopping=stopping)
+    state = run.fit()
+    assert (state.status, state.epoch, state.step) == ("stopped_early", 3, 9)
+
+
 def test_run_stops_after_the_validation_that_exhausts_patience():
     """lr 0: no validation improves on the first."""
     net = dense()

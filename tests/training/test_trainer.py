@@ -207,6 +207,16 @@ def test_saves_follow_validations_and_the_save_step_interval(every, validate_epo
     assert saved == expected
 
 
+def test_a_train_metric_ranks_checkpoints_without_validation(tmp_path):
+    checkpoints, rows = Checkpoints(tmp_path / "checkpoints", "train/loss", "min", 1, False), Rows()
+    trainer(data(), dense(), 9, watch=[rows], checkpoints=checkpoints).fit()
+    losses = {row["step"]: row["train/loss"] for row in rows.epochs}
+    assert list(losses) == [3, 6, 9]
+    best = min(losses, key=losses.__getitem__)
+    assert checkpoints.ranking == [(losses[best], f"step-{best:08d}")]
+    assert checkpoints.best is not None
+
+
 def test_accelerator_has_no_host_sync_between_log_lines(monkeypatch):
     """A CPU stands in: with the per-step check of CPUs off, nothing may turn a tensor into a number."""
     run = trainer(

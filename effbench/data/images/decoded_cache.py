@@ -16,7 +16,7 @@ import shutil
 import stat
 import warnings
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 
 CHANNELS = 3
 _CHUNK = 1 << 24  # bytes hashed at a time
+_COMPARED = 64  # source files, evenly spread
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class CacheRecord:
         deep: kind ('integers' or 'floats') -> number of images of more than 8 bits.
         clipped: number of images with values above the white level.
         copies: exact copies among the files.
+        unread: bad rows that the system could not read; they may be sound.
+        long: number of images of which the central square is less than half.
     """
 
     bad: dict[int, str]
@@ -63,6 +66,8 @@ class CacheRecord:
     deep: dict[str, int] = field(default_factory=dict)
     clipped: int = 0
     copies: Copies = field(default_factory=Copies)
+    unread: tuple[int, ...] = ()
+    long: int = 0
 
 
 def read_cache(cache: Path, rows: Rows, image_size: int, made_here: bool = False) -> tuple[Tensor, CacheRecord] | None:
@@ -87,18 +92,57 @@ def read_cache(cache: Path, rows: Rows, image_size: int, made_here: bool = False
     shape = (len(rows.files) - len(record.bad), CHANNELS, image_size, image_size)
     if array.shape != shape or array.dtype != np.uint8 or not array.flags.c_contiguous:
         return None
-    # Hashing takes seconds for gigabytes: it is done only if the file may have changed since it was hashed last.
-    if stored["stamp"] != stamp:
-        if _sha256(array, rows, record.bad) != record.sha256:
-            log.info(f"image_folder: {printable(cache)} is not what was decoded (its sha256 differs): decoding again")
+    # A permission that was given since changes neither name, size nor time of a file.
+    if not made_here and any(_can_be_read(rows.files[row]) for row in record.unread):
+        return None
+    fresh = {**stored, "stamp": stamp}
+    # Copied files keep names, sizes and times, but so may other files: an archive may set the times of all alike.
+    if "content" in stored and (places := _places(rows)) != stored["places"]:
+        if not made_here and stored["content"] != _content(rows):
+            log.info(f"image_folder: {printable(cache)} is of other files: decoding again")
             return None
+        fresh["places"] = places
+    # Hashing takes seconds for gigabytes: it is done only if the file may have changed since it was hashed last.
+    if stored["stamp"] != stamp and _sha256(array, rows, record.bad) != record.sha256:
+        log.info(f"image_folder: {printable(cache)} is not what was decoded (its sha256 differs): decoding again")
+        return None
+    if fresh != stored:
         with contextlib.suppress(OSError, NoSpaceError, DataError):  # a shared folder may be read-only
-            _write_record(cache, {**stored, "stamp": stamp})
+            _write_record(cache, fresh)
     touch(cache)  # the least recently used cache is removed first
     log.debug(f"decoded images read from {printable(cache)}")
     with warnings.catch_warnings():  # torch warns that the tensor is read-only, as intended
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array), record
+
+
+def _places(rows: Rows) -> str:
+    """Return the sha256 of where the files are and when they were changed last: both differ for copies."""
+    sha = hashlib.sha256()
+    for path in rows.files:
+        with contextlib.suppress(OSError):
+            status = path.stat()
+            sha.update(f"{status.st_dev} {status.st_ino} {status.st_ctime_ns}\n".encode())
+    return sha.hexdigest()
+
+
+def _content(rows: Rows) -> str:
+    """Return the sha256 of some of the files."""
+    sha = hashlib.sha256()
+    for path in rows.files[:: max(1, len(rows.files) // _COMPARED)]:
+        with contextlib.suppress(OSError):  # one that cannot be read is among the bad rows
+            sha.update(hashlib.sha256(path.read_bytes()).digest())
+    return sha.hexdigest()
+
+
+def _can_be_read(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            while file.read(_CHUNK):
+                pass
+    except OSError:
+        return False
+    return True
 
 
 def _mapped(cache: Path, made_here: bool) -> tuple[np.ndarray[Any, Any], list[int]]:
@@ -172,6 +216,8 @@ def _record(stored: dict[str, Any]) -> CacheRecord:
         dict(stored["deep"]),
         int(stored["clipped"]),
         Copies(**stored["copies"]),
+        tuple(map(int, stored.get("unread", ()))),
+        int(stored.get("long", 0)),
     )
 
 
@@ -220,6 +266,10 @@ def build_cache(cache: Path, rows: Rows, image_size: int, max_pixels: int, level
             "deep": record.deep,
             "clipped": record.clipped,
             "copies": asdict(record.copies),
+            "unread": list(record.unread),
+            "long": record.long,
+            "places": _places(rows),
+            "content": _content(rows),
             "stamp": _stamp(cache.stat()),
         }
         # The record last: a kill before it leaves a file that `sweep` removes.
@@ -259,7 +309,7 @@ def _decode(file: IO[bytes], rows: Rows, image_size: int, max_pixels: int, level
     found = [depth for depth in deep if depth]
     kinds = dict(Counter(depth.kind for depth in found))
     above = sum(levels is not None and levels.exceeded_by(depth) for depth in found)
-    return CacheRecord(record.bad, record.sha256, levels if found else None, kinds, above, copies)
+    return replace(record, levels=levels if found else None, deep=kinds, clipped=above, copies=copies)
 
 
 def _decode_once(
@@ -267,10 +317,11 @@ def _decode_once(
 ) -> CacheRecord | None:
     """Write a .npy of the rows, and hash pixels and labels on the way; return None if levels are needed and missing."""
     bad: dict[int, str] = {}
+    unread, long = list[int](), list[Path]()
     sha = hashlib.sha256()
     file.seek(0)
     _write_header(file, len(rows.files), image_size)
-    with contextlib.closing(decode_many(rows.files, image_size, CHANNELS, max_pixels, levels)) as decoded:
+    with contextlib.closing(decode_many(rows.files, image_size, CHANNELS, max_pixels, levels, long)) as decoded:
         bar = tqdm(decoded, "decoding", len(rows.files), unit=" images", disable=None)  # None: shown only on a terminal
         for row, pixels in enumerate(bar):
             if isinstance(pixels, Depth):
@@ -278,6 +329,7 @@ def _decode_once(
                 return None
             if isinstance(pixels, ImageError):
                 bad[row] = f"{rows.relative(row)} {pixels.reason}"
+                unread += [row] * pixels.unread
             else:
                 # one copy for file and hash: reading the file again would take as long as writing it
                 content = pixels.numpy().tobytes()
@@ -287,7 +339,7 @@ def _decode_once(
     file.seek(0)
     _write_header(file, len(rows.files) - len(bad), image_size)
     sha.update(_labels(rows, bad))
-    return CacheRecord(bad, sha.hexdigest())
+    return CacheRecord(bad, sha.hexdigest(), unread=tuple(unread), long=len(long))
 
 
 def _write_header(file: IO[bytes], count: int, image_size: int) -> None:

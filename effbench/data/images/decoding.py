@@ -62,6 +62,7 @@ def decode_many(
     channels: int = 3,
     max_pixels: int = MAX_PIXELS,
     levels: Levels | None = None,
+    long: list[Path] | None = None,
 ) -> Generator[Tensor | ImageError | Depth, None, None]:
     """Decode files on all cores, in order; see `decode`.
 
@@ -71,6 +72,7 @@ def decode_many(
         channels: 3 or 1.
         max_pixels: larger images are refused.
         levels: white levels of images of more than 8 bits.
+        long: files are appended of which the central square is less than half.
 
     Yields:
         Pixels, or an ImageError; without levels a Depth for an image of more than 8 bits.
@@ -78,7 +80,7 @@ def decode_many(
 
     def attempt(path: Path) -> Tensor | ImageError | Depth:
         try:
-            return _decode(path, size, channels, max_pixels, levels)
+            return _decode(path, size, channels, max_pixels, levels, long)
         except NeedsLevels as deep:
             return deep.depth
         except ImageError as error:
@@ -195,8 +197,19 @@ def _quiet_pillow() -> Iterator[None]:
         yield
 
 
-def _decode(path: Path, size: int | None, channels: int, max_pixels: int, levels: Levels | None) -> Tensor:
-    """Decode a file. Raises NeedsLevels for an image of more than 8 bits if there are no levels."""
+def _decode(
+    path: Path, size: int | None, channels: int, max_pixels: int, levels: Levels | None, long: list[Path] | None = None
+) -> Tensor:
+    """Decode a file. Raises NeedsLevels for an image of more than 8 bits if there are no levels.
+
+    Args:
+        path: the file.
+        size: S in pixels, or None.
+        channels: 3 or 1.
+        max_pixels: larger images are refused.
+        levels: white levels of images of more than 8 bits.
+        long: see `decode_many`.
+    """
     if channels not in (1, 3):
         raise ConfigError(
             f"image files have channels of gray or RGB: channels must be 1 (gray) or 3 (RGB); got {channels}. "
@@ -214,9 +227,11 @@ def _decode(path: Path, size: int | None, channels: int, max_pixels: int, levels
                         # resize needs, in a fraction of the time.
                         image.draft(None, (2 * size, 2 * size))
                     image.load()
+            if long is not None and max(image.size) > 2 * min(image.size):
+                long.append(path)
             return _as_pixels(path, image, channels, size)
     except OSError as error:
-        raise ImageError(path, f"cannot be read: {error.strerror or error}.") from error
+        raise ImageError(path, f"cannot be read: {error.strerror or error}.", unread=True) from error
 
 
 def _as_pixels(path: Path, image: Image.Image, channels: int, size: int | None) -> Tensor:

@@ -27,15 +27,13 @@ class Copies:
     examples: dict[str, str] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
-        """Return messages about the copies."""
+        """Return warnings about the copies."""
         said = {
             "two_classes": f"exact copies under two classes or more: {self.two_classes} pictures",
             "across": f"exact copies in val or test of files in another split, where results flatter: {self.across}",
             "within": f"exact copies of files in the same split: {self.within}",
         }
-        return [
-            f"warning: {text} (such as {self.examples[name]})" for name, text in said.items() if getattr(self, name)
-        ]
+        return [f"{text} (such as {self.examples[name]})" for name, text in said.items() if getattr(self, name)]
 
 
 def find_copies(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import logging
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from effbench.cache_dir import expanded
 from effbench.data.folder_files import existing_folder, printable
 from effbench.data.folder_layout import ALL, SPLITS, Scan, findings, scan
-from effbench.data.folder_rows import Rows, arrange, labelled, measured_split
+from effbench.data.folder_rows import Rows, arrange, divided_subfolders, labelled, measured_split
 from effbench.data.images.bad_files import without_bad
 from effbench.data.images.decoded_cache import CacheRecord
 from effbench.data.images.folder_cache import decoded
@@ -24,11 +22,11 @@ from effbench.data.images.folder_options import White, check_arguments, given_le
 from effbench.data.images.image_files import IMAGES
 from effbench.data.images.modality import square_images
 from effbench.data.images.opening import MAX_PIXELS
-from effbench.data.other_source import reads_other_source
+from effbench.data.other_source import reads_other_source, same_place
 from effbench.data.preview import previewed
 from effbench.data.splits import Split, Splits
 from effbench.errors import ConfigError, DataError, unknown_name
-from effbench.summary_schema import DRAWN
+from effbench.units import counted
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +51,9 @@ def image_folder(
     valid, dev; see folder_layout.py). Hidden names are skipped; files without an image suffix, folders of no split and
     exact copies are reported with counts.
 
-    A cache is valid while the files' names, sizes and times, the split, image_size and max_pixels stay the same. Its
-    tensors are read-only: writing to them crashes the process.
+    A cache is valid while the files' names, sizes and times, the split, image_size and max_pixels stay the same, and,
+    for files at another place, the content of some of them. Its tensors are read-only: writing to them crashes the
+    process.
 
     Args:
         root: ROOT/{train,val,test}/CLASS/..., where a missing val is held out of train and a missing test is None; or
@@ -81,8 +80,8 @@ def image_folder(
     rows = arrange(folder, found, val_fraction, test_fraction, split_seed)
     pixels, record = decoded(rows, image_size, max_pixels, cache_dir, levels)
     kept = without_bad(rows, record.bad, on_corrupt)
-    _log_findings(found, record)
-    return _splits(kept, pixels, found, record)
+    warnings = _log_findings(found, record, rows)
+    return _splits(kept, pixels, found, record, warnings)
 
 
 def with_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,7 +138,7 @@ def one_split(
     rows = labelled(folder, found.splits[name], name, classes)
     pixels, record = decoded(rows, image_size, max_pixels, cache_dir, given_levels(white_level))
     kept = without_bad(rows, record.bad, on_corrupt)
-    _log_findings(found, record)
+    _log_findings(found, record, rows)
     if len(found.splits[name]) < len(classes):
         log.info(f"note: {printable(folder)} holds {len(found.splits[name])} of the run's {len(classes)} classes")
     return ("test" if name == ALL else name), Split(pixels, kept.labels), record.sha256
@@ -161,11 +160,10 @@ def other_folder(
         (name of the split, its images); None if the folder holds the run's images (by sha256), perhaps moved.
     """
     options = with_defaults(now)
-    root, old_root = options["root"], before.get("root")
+    root = options["root"]
     if not isinstance(root, str):  # image_folder reports what is wrong with it
         return None
-    # realpath: the same folder through a link is the run's own.
-    if isinstance(old_root, str) and os.path.realpath(expanded(old_root)) == os.path.realpath(expanded(root)):
+    if same_place(before.get("root"), root):
         return None
     # names are counted first: they are quick to read; with on_corrupt=skip the run may have fewer images than files
     counts = split_sizes(options)
@@ -182,8 +180,14 @@ def other_folder(
     return name, split
 
 
-def _log_findings(found: Scan, record: CacheRecord) -> None:
-    """Log what was skipped, scaled or duplicated, with counts, at every load."""
+def _log_findings(found: Scan, record: CacheRecord, rows: Rows) -> list[str]:
+    """Log what was skipped, scaled, cropped or duplicated, with counts, at every load; return the warnings.
+
+    Args:
+        found: the files.
+        record: of the decoded ones.
+        rows: their splits.
+    """
     for note in findings(found):
         log.info(f"image_folder: {note}")
     if levels := record.levels:
@@ -198,12 +202,33 @@ def _log_findings(found: Scan, record: CacheRecord) -> None:
         above = f"; in {record.clipped} of them larger values, which become 255 too" if record.clipped else ""
         deep = sum(record.deep.values())
         log.info(f"image_folder: {deep} pictures hold more than 8 bits: {scaled} become 0 to 255{above}")
-    for line in record.copies.lines():
-        log.info(f"image_folder: {line}")
+    warnings = [*found.warnings, *record.copies.lines()]
+    if record.long:
+        warnings.append(
+            f"{record.long} of {len(rows.files)} pictures are more than twice as long as they are wide: the model sees "
+            "their central square alone, less than half of them. Cut them into squares if the rest matters"
+        )
+    if apart := divided_subfolders(rows, found):
+        warnings.append(
+            f"{counted(len(apart), 'subfolder')} of a class, such as {apart[0]}, went into several splits: where its "
+            "pictures belong together (one patient, one video), val and test flatter. Then divide them yourself into "
+            "train/CLASS, val/CLASS and test/CLASS"
+        )
+    for line in warnings:
+        log.warning(f"image_folder: {line}")
+    return warnings
 
 
-def _splits(rows: Rows, pixels: Tensor, found: Scan, record: CacheRecord) -> Splits:
-    """Return the dataset, with the findings that are worth a place in the run's record."""
+def _splits(rows: Rows, pixels: Tensor, found: Scan, record: CacheRecord, warnings: Sequence[str]) -> Splits:
+    """Return the dataset, with the findings that are worth a place in the run's record.
+
+    Args:
+        rows: those that could be decoded.
+        pixels: of the rows.
+        found: the files.
+        record: of the decoded ones.
+        warnings: for the run's record.
+    """
     counts = list(rows.counts.values())
     parts = zip(torch.split(pixels, counts), torch.split(rows.labels, counts), strict=True)
     # slices of the memory map: nothing is read here
@@ -215,8 +240,11 @@ def _splits(rows: Rows, pixels: Tensor, found: Scan, record: CacheRecord) -> Spl
         "skipped_files": dict(found.skipped),
         "copies": {key: count for key, count in copies.items() if count},
         "white_level": [record.levels.integers, record.levels.floats] if record.levels else None,
-        "test_split": DRAWN if ALL in found.splits and "test" in splits else None,
     }
     facts = {key: value for key, value in facts.items() if value}  # without findings, the record says nothing
     name = f"image_folder/{printable(rows.root.resolve().name)}"  # distinguishes folders in a report
-    return Splits(name, splits["train"], splits.get("val"), splits.get("test"), rows.classes, record.sha256, facts)
+    drawn = tuple(which for which in splits if which not in found.splits and which != "train")
+    return Splits(
+        name, splits["train"], splits.get("val"), splits.get("test"), rows.classes, record.sha256, facts, drawn=drawn,
+        warnings=tuple(warnings),
+    )  # fmt: skip

@@ -15,10 +15,11 @@ from effbench.data.images.augment import Augment, mix
 from effbench.data.images.batch_transform import BatchTransform
 from effbench.data.images.pixels import channel_statistics
 from effbench.data.images.uint8_lut import Crop, look_up
-from effbench.data.images.white_levels import Levels
+from effbench.data.images.white_levels import Depth, Levels, levels_for
 from effbench.data.modality import AugmentParams, Modality, Normalise, Settings, rows_of
 from effbench.data.split_checks import as_tensor
 from effbench.errors import ConfigError, DataError
+from effbench.units import counted
 
 if TYPE_CHECKING:
     from effbench.data.splits import Splits
@@ -205,11 +206,14 @@ class Images(Modality):
         from effbench.data.images.image_files import find_images
 
         files, limit, levels = find_images(paths), options.get("max_pixels") or self._limit(), self._levels
-        if levels and (above := sum(deep is not None and levels.exceeded_by(deep) for deep in depths(files, limit))):
+        found_deep = [deep for deep in depths(files, limit) if deep is not None]
+        if levels and (above := sum(map(levels.exceeded_by, found_deep))):
             log.info(
                 f"note: {above} images have values above {levels.integers:g} (floats: {levels.floats:g}), the white "
                 "level of training: these values become white"
             )
+        elif found_deep and not levels:
+            log.warning(_unknown_white(found_deep))
         channels, size, _ = self.shape
         read = partial(decode, size=size, channels=channels, max_pixels=limit, levels=levels)
         for start in range(0, len(files), FILES):
@@ -256,6 +260,20 @@ class Images(Modality):
             "preprocessing": preprocessing(height, channels, self._levels) if of_files else None,
             "normalisation_inside": self.record(),
         }
+
+
+def _unknown_white(found: Sequence[Depth]) -> str:
+    """Return a warning about images of more than 8 bits for a run that was trained on 8 bits.
+
+    found: ranges of their values.
+    """
+    white, usual = levels_for(found), Levels()
+    darker = max(getattr(usual, deep.kind) / max(getattr(white, deep.kind), 1e-9) for deep in found)
+    dark = f", and the largest of them would have {darker:.0f} times too little light" if darker > 2 else ""
+    return (
+        f"{counted(len(found), 'image')} of more than 8 bits: the run was trained on 8 bits and has no white level, so "
+        f"{usual.integers:g} (floats: {usual.floats:g}) becomes white{dark}. Save them as 8 bits, as the run's were"
+    )
 
 
 def square_images(channels: int, size: int) -> Callable[[Mapping[str, Any], Settings], Images]:

@@ -18,12 +18,19 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # Pillow's other
 
 
 class ImageError(DataError):
-    """A file cannot be used as an image. path: the file. reason: what is wrong, without the path."""
+    """A file cannot be used as an image.
 
-    def __init__(self, path: Path, reason: str):
+    Args:
+        path: the file.
+        reason: what is wrong, without the path.
+        unread: the system could not read it, for want of a permission, say; its content may be sound.
+    """
+
+    def __init__(self, path: Path, reason: str, unread: bool = False):
         super().__init__(f"{printable(path)} {reason}")
         self.path = path
         self.reason = reason
+        self.unread = unread
 
 
 @contextmanager

@@ -15,7 +15,6 @@ from effbench.data.preview import previewed
 from effbench.data.rows.modality import Rows
 from effbench.data.shipped import read_shipped
 from effbench.data.splits import Split, Splits, hold_out
-from effbench.summary_schema import DRAWN
 
 FILE = Path(__file__).parent / "embedded" / "breast_cancer.csv.xz"
 CLASSES = ("malignant", "benign")
@@ -50,5 +49,6 @@ def breast_cancer(val_fraction: float = 0.1, test_fraction: float = 0.2, split_s
         train, test = hold_out(train, test_fraction, split_seed)
     if val_fraction:
         train, val = hold_out(train, val_fraction, split_seed)
-    facts = {"features": header.split(",")[:-1], "licence": "CC BY 4.0", **({"test_split": DRAWN} if test else {})}
-    return Splits("breast_cancer", train, val, test, CLASSES, sha256, facts, modality=Rows)
+    facts = {"features": header.split(",")[:-1], "licence": "CC BY 4.0"}
+    drawn = tuple(which for which, split in (("val", val), ("test", test)) if split is not None)
+    return Splits("breast_cancer", train, val, test, CLASSES, sha256, facts, modality=Rows, drawn=drawn)

@@ -88,6 +88,11 @@ class Rows(Modality):
             raise ValueError("data.features must name each feature")
         return cls(mean, std, settings, names)
 
+    @classmethod
+    def identity(cls, data: Splits) -> dict[str, Any]:
+        """Return the names of the features, where the dataset has names."""
+        return {"features": data.facts.get("features")}
+
     @property
     def facts(self) -> dict[str, Any]:
         return {"in_features": self.shape[0]}

@@ -28,7 +28,6 @@ from effbench.data.target_columns import (
 )
 from effbench.errors import ConfigError, DataError, EffbenchError, unknown_name
 from effbench.escaping import for_terminal
-from effbench.summary_schema import DRAWN
 from effbench.units import counted
 
 if TYPE_CHECKING:
@@ -333,12 +332,11 @@ def _splits(
         more = " …" * (len(constant) > SHOWN)
         log.info(f"{path.name}: {len(constant)} {have} one value in train: {', '.join(constant[:SHOWN])}{more}")
     facts = {"file": str(path), "features": columns.features, "columns": columns.record(), "missing": odd}
-    if "test" in made:
-        facts["test_split"] = DRAWN
     sha256 = digest(*(part for split in made.values() for part in (split.inputs, split.labels)))
     return Splits(
-        path.name, made["train"], made.get("val"), made.get("test"), tuple(classes), sha256, facts, modality=Tables
-    )
+        path.name, made["train"], made.get("val"), made.get("test"), tuple(classes), sha256, facts, modality=Tables,
+        drawn=tuple(which for which in made if which != "train"),
+    )  # fmt: skip
 
 
 def _tell_odd(name: str, odd: Mapping[str, int]) -> None:

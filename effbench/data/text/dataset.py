@@ -27,6 +27,7 @@ def text_splits(
     options: TextOptions,
     facts: Mapping[str, Any] | None = None,
     modality: type[Texts] = Texts,
+    drawn: tuple[str, ...] = (),
 ) -> Splits:
     """Fit the tokenizer to the train texts, and encode all splits.
 
@@ -38,6 +39,7 @@ def text_splits(
         options: tokenizer and length.
         facts: further entries for the record.
         modality: class that describes the samples.
+        drawn: splits that were drawn at random.
 
     Raises:
         DataError: a text is empty or no Unicode text.
@@ -60,7 +62,7 @@ def text_splits(
     assert train is not None
     sha256 = _digest(texts, labels)
     return Splits(
-        name, train, parts["val"], parts["test"], tuple(classes), sha256, {**(facts or {}), **about}, modality
+        name, train, parts["val"], parts["test"], tuple(classes), sha256, {**(facts or {}), **about}, modality, drawn
     )
 
 

@@ -128,6 +128,11 @@ class Texts(Modality):
             return "tokenizer"
         return "vocab_size" if before.get("vocab_size") != now.get("vocab_size") else None
 
+    @classmethod
+    def identity(cls, data: Splits) -> dict[str, Any]:
+        """Return the tokenizer: one fitted to other texts, or another file, gives tokens other numbers."""
+        return {"tokenizer": data.facts.get("tokenizer")}
+
     def check_pretrained(self, folder: Path) -> None:
         """Require the tokenizer of the folder: its weights are for the numbers of this one."""
         if self._tokenizer is None:  # shapes only

@@ -11,7 +11,7 @@ import torch
 
 from effbench.data.modality import Settings
 from effbench.data.option_checks import check_division, check_names, given_file
-from effbench.data.other_source import keep_options, reads_other_source
+from effbench.data.other_source import keep_options, reads_other_source, same_place
 from effbench.data.preview import previewed
 from effbench.data.splits import Split, Splits, stratified
 from effbench.data.table_files import ENCODING, read_columns
@@ -30,12 +30,12 @@ from effbench.data.text.modality import Texts
 from effbench.data.text.tokenizers import restored_tokenizer
 from effbench.errors import ConfigError, DataError
 from effbench.escaping import for_terminal
-from effbench.summary_schema import DRAWN
 
 log = logging.getLogger(__name__)
 
 Sample = tuple[str, Target]
 CLASSES = TargetColumns()  # a class a text
+FILES = {"train": "file", "val": "val_file", "test": "test_file"}  # split -> option
 _SHOWN = 5  # lines in a message
 MOST_GRADES = 10  # numbers that may well be classes, such as stars from 1 to 5
 
@@ -117,11 +117,11 @@ def other_texts(
         (name of the split, its texts), all of the file; None if the run's own files are meant.
     """
     which = which or "test"
-    key = {"train": "file", "val": "val_file", "test": "test_file"}.get(which)
-    changed = {name for name in ("file", "val_file", "test_file") if now.get(name) != before.get(name)}
+    key = FILES.get(which)
+    changed = {name for name in FILES.values() if not same_place(before.get(name), now.get(name))}
     # a new data.file alone: its texts are what is to be evaluated
     chosen = key if key in changed else "file" if changed == {"file"} else None
-    if chosen is None or now.get(chosen) is None:
+    if chosen is None or not now.get(chosen):
         return None
     path = given_file(chosen, now[chosen])
     assert path is not None
@@ -130,8 +130,36 @@ def other_texts(
         now.get("targets", "class"), now.get("label_column", LABEL_COLUMN), now.get("label_separator", SEPARATOR)
     )
     samples = _samples(path, now.get("text_column", TEXT_COLUMN), columns, now.get("encoding", ENCODING))
+    if _are_the_runs(chosen, len(samples), before, now, recorded):
+        return None
     log.info(f"note: data.{chosen} is not the run's file: all {len(samples):,} texts of it are evaluated")
     return which, other_samples(f"data.{chosen}", samples, recorded, columns)
+
+
+def _are_the_runs(
+    chosen: str, count: int, before: Mapping[str, Any], now: Mapping[str, Any], recorded: Mapping[str, Any]
+) -> bool:
+    """Return True if a file at another path holds the run's own texts: most of them were trained on.
+
+    Args:
+        chosen: option of the file.
+        count: its texts.
+        before: options of text_csv in training.
+        now: its options for the evaluation.
+        recorded: `data` of the run's summary.
+    """
+    counts = recorded.get("counts") or {}
+    of_it = [which for which, name in FILES.items() if name == chosen or (chosen == "file" and not before.get(name))]
+    if sum(counts.get(which, 0) for which in of_it) != count:  # known without another reading
+        return False
+    # bytes: the sha256 is of the texts, and no tokenizer is fitted
+    options = {**before, **{name: now.get(name) for name in FILES.values()}}
+    try:
+        return bool(
+            text_csv(**{**options, "tokenizer": "bytes", "vocab_size": VOCAB_SIZE}).sha256 == recorded["sha256"]
+        )
+    except DataError:  # the run's draws do not suit this file
+        return False
 
 
 def other_samples(
@@ -202,8 +230,6 @@ def labelled_splits(
     classes = columns.names(name, [target for _, target in whole["train"]])
     _tell_shared(name, parts)
     ordered = {which: parts[which] for which in ("train", "val", "test") if parts.get(which)}
-    if "test" in ordered and "test" not in found:
-        facts = {**facts, "test_split": DRAWN}
     texts = {which: [text for text, _ in samples] for which, samples in ordered.items()}
     labels = {
         which: columns.encode(f"{name} {which}", [target for _, target in samples], classes)
@@ -211,7 +237,8 @@ def labelled_splits(
     }
     if columns.kind == "class":
         tell_single(name, [str(target) for samples in ordered.values() for _, target in samples], "text")
-    return text_splits(name, texts, labels, classes, options, facts, modality)
+    drawn = tuple(which for which in ordered if which not in found)
+    return text_splits(name, texts, labels, classes, options, facts, modality, drawn)
 
 
 def _samples(path: Path, text_column: str, columns: TargetColumns, encoding: str) -> list[Sample]:

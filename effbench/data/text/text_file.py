@@ -9,18 +9,29 @@ from typing import Any
 
 from effbench.data.modality import Settings
 from effbench.data.option_checks import check_division, check_names, given_file
-from effbench.data.other_source import keep_options, reads_other_source
+from effbench.data.other_source import keep_options, reads_other_source, same_place
 from effbench.data.preview import previewed
 from effbench.data.splits import Split, Splits
 from effbench.data.table_files import ENCODING, decoded
 from effbench.data.text.encoding import tell_unknown_of_run
 from effbench.data.text.kjv import SplitText
 from effbench.data.text.tokenizers import restored_tokenizer
-from effbench.data.text.windows import CONTEXT, VOCAB_SIZE, Windows, cut, stream, window_options, window_splits
+from effbench.data.text.windows import (
+    CONTEXT,
+    VOCAB_SIZE,
+    Windows,
+    content_sha256,
+    cut,
+    stream,
+    window_options,
+    window_splits,
+)
 from effbench.errors import ConfigError, DataError
 from effbench.escaping import for_terminal
 
 log = logging.getLogger(__name__)
+
+FRACTION = 0.1  # of the characters, for validation and for the test
 
 
 def windows_of(context: int) -> Callable[[Mapping[str, Any], Settings], Windows]:
@@ -38,8 +49,8 @@ def windows_of(context: int) -> Callable[[Mapping[str, Any], Settings], Windows]
 def text_file(
     file: str | None = None,
     encoding: str = ENCODING,
-    val_fraction: float = 0.1,
-    test_fraction: float = 0.1,
+    val_fraction: float = FRACTION,
+    test_fraction: float = FRACTION,
     tokenizer: str = "bytes",
     context: int = CONTEXT,
     vocab_size: int = VOCAB_SIZE,
@@ -62,12 +73,8 @@ def text_file(
     path = given_file("file", file)
     if path is None:
         raise ConfigError("data=text_file needs data.file=FILE, any text file.")
-    text = _read(path, encoding)
-    test = len(text) - round(test_fraction * len(text))
-    val = test - round(val_fraction * len(text))
-    parts = {"train": text[:val], "val": text[val:test], "test": text[test:]}
-    encoded = {which: part.encode() for which, part in parts.items()}
-    return window_splits(path.name, SplitText(**encoded, facts={"file": str(file)}), options)
+    text = _divided(_read(path, encoding), val_fraction, test_fraction, {"file": str(file)})
+    return window_splits(path.name, text, options)
 
 
 @reads_other_source(text_file)
@@ -86,14 +93,33 @@ def other_text(
         (name, all of the file); None if it is the run's file.
     """
     path = given_file("file", now.get("file"))
-    if path is None or now.get("file") == before.get("file"):
+    if path is None or same_place(before.get("file"), now.get("file")):
         return None
     keep_options(before, now, ("tokenizer", "context", "vocab_size"))
+    text = _read(path, now.get("encoding", ENCODING))
+    fractions = (before.get(f"{which}_fraction", FRACTION) for which in ("val", "test"))
+    # the run's own text, moved or named from another folder: most of it was trained on
+    if content_sha256(_divided(text, *fractions)) == recorded.get("sha256"):
+        return None
     tokenizer = restored_tokenizer(recorded.get("tokenizer"))
-    tokens = stream(tokenizer, _read(path, now.get("encoding", ENCODING)))
+    tokens = stream(tokenizer, text)
     log.info(f"note: data.file is not the run's file: all {len(tokens):,} tokens of it are evaluated")
     tell_unknown_of_run("data.file", tokenizer, tokens)
     return which or "test", cut(for_terminal(str(path)), tokens, recorded["shape"][0])
+
+
+def _divided(text: str, val_fraction: float, test_fraction: float, facts: dict[str, str] | None = None) -> SplitText:
+    """Cut a text by position.
+
+    Args:
+        text: the whole.
+        val_fraction, test_fraction: parts of its characters.
+        facts: for the record.
+    """
+    test = len(text) - round(test_fraction * len(text))
+    val = test - round(val_fraction * len(text))
+    parts = {"train": text[:val], "val": text[val:test], "test": text[test:]}
+    return SplitText(**{which: part.encode() for which, part in parts.items()}, facts=facts or {})
 
 
 def _read(path: Path, encoding: str) -> str:

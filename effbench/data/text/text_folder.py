@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,10 @@ from torch import Tensor
 
 from effbench.cache_dir import expanded
 from effbench.data.folder_files import FileKind, existing_folder, printable, walk
-from effbench.data.folder_layout import ALL, SPLITS, findings, scan
+from effbench.data.folder_layout import ALL, SPLITS, Scan, findings, scan
 from effbench.data.folder_rows import Rows, check_every_class, class_names, labelled, measured_split
 from effbench.data.option_checks import check_division, check_name_lists, check_names
-from effbench.data.other_source import keep_options, reads_other_source
+from effbench.data.other_source import keep_options, reads_other_source, same_place
 from effbench.data.preview import previewed
 from effbench.data.splits import Split, Splits
 from effbench.data.table_files import ENCODING, TABLES, decoded
@@ -98,8 +97,7 @@ def text_folder(
         which: _samples(folder, labelled(folder, members, which, classes), encoding)
         for which, members in found.splits.items()
     }
-    for note in findings(found):
-        log.info(f"text_folder: {note}")
+    _log_findings(found)
     # splits that are folders: the test is theirs, or there is none
     fractions = {"val": val_fraction, "test": test_fraction if ALL in parts else 0.0}
     if ALL in parts:
@@ -131,11 +129,10 @@ def other_folder(
     """
     defaults = {name: word.default for name, word in inspect.signature(text_folder).parameters.items()}
     options = {**defaults, **now}
-    root, old_root = options["root"], before.get("root")
+    root = options["root"]
     if not isinstance(root, str):  # text_folder reports what is wrong with it
         return None
-    # realpath: the same folder through a link is the run's own
-    if isinstance(old_root, str) and os.path.realpath(expanded(old_root)) == os.path.realpath(expanded(root)):
+    if same_place(before.get("root"), root):
         return None
     if which not in ("", *SPLITS):
         raise ConfigError(unknown_name("split", which, SPLITS))
@@ -147,10 +144,16 @@ def other_folder(
     name = measured_split(folder, found, which or None)
     rows = labelled(folder, found.splits[name], name, [str(each) for each in recorded["classes"]])
     samples = _samples(folder, rows, options["encoding"])
-    for note in findings(found):
-        log.info(f"text_folder: {note}")
+    _log_findings(found)
     log.info(f"note: {root} is not the run's dataset: {len(samples)} of its texts are evaluated")
     return ("test" if name == ALL else name), other_samples("data.root", samples, recorded)
+
+
+def _log_findings(found: Scan) -> None:
+    for note in findings(found):
+        log.info(f"text_folder: {note}")
+    for line in found.warnings:
+        log.warning(f"text_folder: {line}")
 
 
 def file_kind(suffixes: object) -> FileKind:

@@ -230,10 +230,15 @@ def window_splits(name: str, text: SplitText, options: TextOptions) -> Splits:
     train = parts.get("train")
     if train is None:
         raise DataError(f"{name} holds no text.")
-    sha256 = hashlib.sha256(b"\0".join((text.train, text.val, text.test))).hexdigest()
+    sha256 = content_sha256(text)
     facts = {("file_sha256" if key == "sha256" else key): value for key, value in text.facts.items()}
     names = tuple(map(str, range(tokenizer.vocab_size)))  # the outputs of a model are scores of token numbers
     return Splits(name, train, parts["val"], parts["test"], names, sha256, {**facts, **about}, Windows)
+
+
+def content_sha256(text: SplitText) -> str:
+    """Return the sha256 (hex) of a divided text: not of tokens, which follow from the config."""
+    return hashlib.sha256(b"\0".join((text.train, text.val, text.test))).hexdigest()
 
 
 def cut(name: str, tokens: Tensor, context: int, least: int = 1) -> Split:

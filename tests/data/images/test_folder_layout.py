@@ -185,6 +185,53 @@ def test_exact_copies_are_counted_within_and_across_splits(root: Path, capsys: p
         err = capsys.readouterr().err
         assert "copies under two classes or more: 1 pictures (such as train/a/0.png = val/b/other class.png)" in err
         assert "(such as train/a/0.png = val/a/seen.png)" in err
+        told = [line for line in err.splitlines() if "exact copies" in line]
+        assert all(line.startswith("warning: image_folder: exact copies") for line in told), told
+        assert len(splits.warnings) == len(told) == 3
+
+
+def test_folders_that_all_hold_the_same_folders_are_warned_of(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(root, "first", "second", how_many=6)
+    [warning, *_] = image_folder(root, image_size=4).warnings
+    assert "name the outer folders train, val and test" in warning
+    assert f"warning: image_folder: {warning}" in capsys.readouterr().err
+
+
+def test_subfolders_that_go_into_several_splits_are_named(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The images of a patient or of a video resemble each other."""
+    for name in "ab":
+        for patient in range(5):
+            paint(root / name / f"patient {patient}" / "visit", 4)
+        paint(root / name, 2, first=50)
+    [warning] = image_folder(root, image_size=4, val_fraction=0.3, test_fraction=0.3).warnings
+    assert "subfolders of a class, such as a/patient " in warning
+    assert f"warning: image_folder: {warning}" in capsys.readouterr().err
+    # split by hand, and where the classes have no subfolders
+    for which, patients in {"train": range(3), "val": (3,), "test": (4,)}.items():
+        for name in "ab":
+            for patient in patients:
+                (root / "by hand" / which / name).mkdir(parents=True, exist_ok=True)
+                (root / name / f"patient {patient}").rename(root / "by hand" / which / name / f"patient {patient}")
+    assert not image_folder(root / "by hand", image_size=4).warnings
+    fill(root / "flat", "", how_many=20)
+    assert not image_folder(root / "flat", image_size=4).warnings
+
+
+def test_images_of_which_half_is_cut_off_are_counted(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(root, "", how_many=10)
+    for name, size in {"wide": (41, 20), "high": (20, 41), "twice": (40, 20)}.items():
+        Image.fromarray(RNG.integers(0, 256, (*size, 3), dtype=np.uint8)).save(root / "a" / f"{name}.png")
+    for _ in range(2):  # decoded, then from the cache
+        [warning] = image_folder(root, image_size=4).warnings
+        assert warning.startswith("2 of 23 pictures are more than twice as long as they are wide")
+        assert f"warning: image_folder: {warning}" in capsys.readouterr().err
+
+
+def test_splits_that_are_folders_are_not_drawn(root: Path) -> None:
+    fill(root / "whole", "", how_many=20)
+    assert image_folder(root / "whole", image_size=4).drawn == ("val", "test")
+    fill(root / "tested", "train", "test", how_many=20)
+    assert image_folder(root / "tested", image_size=4).drawn == ("val",)
 
 
 def test_corrupt_files_do_not_count_as_copies(root: Path) -> None:

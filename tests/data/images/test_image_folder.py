@@ -14,6 +14,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import struct
 import subprocess
@@ -997,6 +998,30 @@ def test_a_ppm_is_white_at_the_largest_value_that_it_names(root: Path, capsys: p
     assert splits.train.images[:, :2].flatten(2)[..., 0].unique(dim=0).tolist() == [[255, 128]]
 
 
+def test_a_copied_dataset_keeps_its_cache(tmp_path: Path, root: Path, painter: Painter, decoded: list[int]) -> None:
+    two_classes(root, painter)
+    before = image_folder(root, image_size=4)
+    shutil.copytree(root, tmp_path / "copy")  # with the files' times
+    for _ in range(2):
+        assert image_folder(tmp_path / "copy", image_size=4).sha256 == before.sha256
+    assert decoded == [20]
+
+
+def test_other_files_of_equal_names_sizes_and_times_are_decoded(
+    tmp_path: Path, root: Path, painter: Painter, decoded: list[int]
+) -> None:
+    """As two versions of a dataset out of archives that set all times alike."""
+    for folder in (root, tmp_path / "second"):
+        for name in "ab":
+            for path in painter.paint(folder / name, 10, "bmp"):
+                os.utime(path, (1, 1))
+    for folder in (root, tmp_path / "second", tmp_path / "second"):
+        splits = image_folder(folder, image_size=4)
+        files = [path for split in splits.named().values() for path in painter.sources(split)]
+        assert all(path.is_relative_to(folder) for path in files)
+    assert decoded == [20, 20]
+
+
 # --- corrupt files --------------------------------------------------------------------------------------------
 
 
@@ -1050,6 +1075,37 @@ def test_skip_leaves_corrupt_files_out_and_warns_at_every_load(
         loads.append(splits.sha256)
     assert decoded == [43]
     assert loads[0] == loads[1]
+
+
+@pytest.mark.row(31)
+@pytest.mark.parametrize("on_corrupt", ["refuse", "skip"])
+def test_a_file_that_can_be_read_again_is_used(
+    on_corrupt: str, root: Path, painter: Painter, decoded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A permission that is given later changes neither size nor time of the file."""
+    two_classes(root, painter)
+    locked = root / "a" / "003.png"
+    real = Path.open
+
+    def refuse(path: Path, *args: Any, **options: Any) -> Any:
+        if path == locked:
+            raise PermissionError(13, "Permission denied")
+        return real(path, *args, **options)
+
+    with monkeypatch.context() as denied:
+        denied.setattr(Path, "open", refuse)
+        for _ in range(2):
+            if on_corrupt == "refuse":
+                with pytest.raises(DataError, match=r"a/003\.png cannot be read: Permission denied"):
+                    image_folder(root, image_size=4)
+            else:
+                assert sum(map(len, image_folder(root, image_size=4, on_corrupt="skip").named().values())) == 19
+    assert decoded == [20], "as long as it cannot be read, the cache serves"
+    splits = image_folder(root, image_size=4, on_corrupt=on_corrupt)
+    assert sorted(path for split in splits.named().values() for path in painter.sources(split)) == sorted(
+        painter.files.values()
+    )
+    assert decoded == [20, 20]
 
 
 @pytest.mark.row(31)

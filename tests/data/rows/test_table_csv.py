@@ -19,6 +19,7 @@ from effbench.data.preview import preview_of
 from effbench.data.rows.columns import Columns, listing
 from effbench.data.rows.table_csv import Tables, table_csv
 from effbench.errors import ConfigError, DataError
+from effbench.run.resume import fitted_to
 
 HEADER = ("id", "age", "colour", "flat", "label")
 
@@ -343,3 +344,18 @@ def test_preview_knows_the_width_that_only_the_file_tells(tmp_path):
 def test_a_damaged_record_is_refused(record):
     with pytest.raises(ValueError, match="data.columns"):
         Columns.restored(record)
+
+
+def test_other_categories_of_equal_number_have_another_identity(tmp_path):
+    """The shapes of a run's weights would fit both."""
+    other = [(*row[:2], row[2].replace("red", "pink"), *row[3:]) for row in rows()]
+    paths = write(tmp_path / "a.csv"), write(tmp_path / "b.csv", other)
+    one, two = (table_csv(path, ignore=["id"], val_fraction=0, test_fraction=0) for path in paths)
+    assert one.shape == two.shape
+    assert fitted_to(one) != fitted_to(two)
+    more = write(tmp_path / "c.csv", [*rows(), ("99", "12", "red", "3", "a")])
+    assert fitted_to(one) == fitted_to(table_csv(more, ignore=["id"], val_fraction=0, test_fraction=0))
+
+
+def test_the_splits_of_a_table_are_drawn(tmp_path):
+    assert table_csv(write(tmp_path / "a.csv"), ignore=["id"], val_fraction=0).drawn == ("test",)

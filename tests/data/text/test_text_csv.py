@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from effbench.data.text.modality import Texts
 from effbench.data.text.text_csv import other_texts, text_csv
 from effbench.data.text.tokenizers import Bytes
 from effbench.errors import ConfigError, DataError
+from effbench.run.resume import fitted_to
 from effbench.special_tokens import UNKNOWN
 
 ROWS = [(f"text {number}, with a comma\nand a line", "good" if number % 3 else "bad") for number in range(60)]
@@ -263,7 +265,13 @@ def test_null_and_numbers_in_json_are_texts(tmp_path):
 
 
 def recorded(data) -> dict:
-    return {"tokenizer": data.facts["tokenizer"], "shape": list(data.shape), "classes": list(data.classes)}
+    about = {"counts": {which: len(split) for which, split in data.named().items()}, "sha256": data.sha256}
+    return {
+        **about,
+        "tokenizer": data.facts["tokenizer"],
+        "shape": list(data.shape),
+        "classes": list(data.classes),
+    }
 
 
 def test_another_file_is_read_with_the_runs_tokenizer(tmp_path):
@@ -286,6 +294,40 @@ def test_the_runs_own_files_are_not_another_source(tmp_path):
     data = text_csv(**options)
     assert other_texts(options, {**options, "split_seed": 3}, recorded(data), "") is None
     assert other_texts(options, {**options, "test_file": "b.csv"}, recorded(data), "val") is None
+
+
+@pytest.mark.parametrize("tokenizer", ["bytes", "words"])
+def test_the_runs_own_file_by_another_path_is_known(tmp_path, monkeypatch, tokenizer):
+    """Read as another file, all of it would be the test: most of its texts were trained on."""
+    monkeypatch.chdir(tmp_path)
+    options = {"file": "a.csv", "tokenizer": tokenizer, "vocab_size": 64 if tokenizer == "words" else 8192}
+    write(tmp_path / "a.csv")
+    (tmp_path / "link.csv").symlink_to("a.csv")
+    shutil.copy("a.csv", "copy.csv")
+    about = recorded(text_csv(**options))
+    for other in ("./a.csv", str(tmp_path / "a.csv"), "link.csv", "copy.csv"):
+        assert other_texts(options, {**options, "file": other}, about, "") is None
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")  # where a.csv is not
+    assert other_texts(options, {**options, "file": str(tmp_path / "a.csv")}, about, "") is None
+    changed = str(write(tmp_path / "b.csv", [("another text", "good"), *ROWS[1:]]))
+    found = other_texts(options, {**options, "file": changed}, about, "")
+    assert found is not None
+    assert len(found[1]) == len(ROWS)
+
+
+def test_drawn_splits_are_named_and_given_ones_are_not(tmp_path):
+    path, other = str(write(tmp_path / "a.csv")), str(write(tmp_path / "b.csv", ROWS[:6]))
+    assert text_csv(path).drawn == ("val", "test")
+    assert text_csv(path, test_file=other).drawn == ("val",)
+
+
+def test_another_vocabulary_of_equal_size_has_another_identity(tmp_path):
+    path = str(write(tmp_path / "a.csv"))
+    other = str(write(tmp_path / "b.csv", [(text.replace("comma", "period"), label) for text, label in ROWS]))
+    one, same, two = (text_csv(each, tokenizer="words") for each in (path, path, other))
+    assert len(one.facts["tokenizer"]["tokens"]) == len(two.facts["tokenizer"]["tokens"])
+    assert fitted_to(one) == fitted_to(same) != fitted_to(two)
 
 
 def test_a_class_of_another_file_must_be_the_runs(tmp_path):

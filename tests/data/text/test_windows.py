@@ -181,6 +181,22 @@ def test_another_file_is_read_whole_with_the_run_s_tokenizer(tmp_path: Path) -> 
     assert other_text(before, before, recorded, "") is None
 
 
+def test_the_runs_own_text_by_another_path_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read as another file, all of it would be the test: most of it was trained on."""
+    monkeypatch.chdir(tmp_path)
+    own = write(tmp_path, TEXT)
+    before = {"file": "own.txt", "val_fraction": 0.2, "test_fraction": 0.1, "tokenizer": "chars", "context": T}
+    found = text_file(**before)
+    recorded = {"tokenizer": found.facts["tokenizer"], "shape": [T], "sha256": found.sha256}
+    (tmp_path / "elsewhere").mkdir()
+    copy = write(tmp_path / "elsewhere", TEXT)
+    for other in ("./own.txt", own, copy):
+        assert other_text(before, {**before, "file": other}, recorded, "") is None
+    monkeypatch.chdir("elsewhere")
+    assert other_text(before, {**before, "file": own}, recorded, "") is None
+    assert other_text(before, {**before, "file": write(tmp_path, TEXT + "more", "b.txt")}, recorded, "") is not None
+
+
 def test_windows_with_padding_inside_are_refused() -> None:
     tokens = torch.ones(3, T, dtype=torch.int16)
     Windows.checked("toy", tokens, 3)
