@@ -164,6 +164,15 @@ class Modality(ABC):
         return None
 
     @classmethod
+    def identity(cls, data: Splits) -> dict[str, str]:
+        """Return what decides, beside `data.sha256` and the config, which numbers a sample becomes: option -> sha256.
+
+        Checkpoints record it; a resume with another sha256 is refused.
+        """
+        del data
+        return {}
+
+    @classmethod
     def task_facts(cls, recorded: Mapping[str, Any]) -> dict[str, Any]:
         """Return arguments for the task's constructor, by parameter name.
 

@@ -105,6 +105,7 @@ class Resumption:
                 f"sha256 was {str(manifest['data'])[:12]}…, now {data.sha256[:12]}…). Restore the old one, or resume "
                 "with this one: checkpoint.allow_changed_data=true."
             )
+        self._check_identity(manifest.get("files"), data)
         try:
             self._drop_values_of_other_metrics(snapshot, trainer)
             restore(trainer, snapshot)
@@ -192,6 +193,20 @@ class Resumption:
                 raise ConfigError(
                     f"resume={self.config.resume}: {section}.{key} must stay as it was: {_text(was)}; got "
                     f"{_text(now)}.{' ' * bool(why)}{why} Leave it out, or start a new run."
+                )
+
+    def _check_identity(self, before: object, data: Splits) -> None:
+        """Refuse another content of a file that decides which numbers a sample becomes, such as a tokenizer.json.
+
+        before: what the checkpoint recorded of such files; older ones did not.
+        """
+        for key, sha256 in data.modality.identity(data).items():
+            was = before.get(key) if isinstance(before, Mapping) else None
+            if was not in (None, sha256):
+                raise ConfigError(
+                    f"resume={self.config.resume}: data.{key}={_text(self._now['data'].get(key))} is not the file that "
+                    f"{self._checkpoint} was trained with (its sha256 was {str(was)[:12]}…, now {sha256[:12]}…): "
+                    "samples would become other numbers. Restore it, or start a new run."
                 )
 
     def _drop_values_of_other_metrics(self, snapshot: Snapshot, trainer: Trainer) -> None:

@@ -270,6 +270,7 @@ class TrainingSession:
             "train": fingerprint(data),  # `data` covers all files, however they are split
             "kernels": library() is not None,
             "processes": self.ranks.world_size,
+            "files": data.modality.identity(data),
         }
         folder = self.folder / "checkpoints"
         return Checkpoints(folder, section.monitor, section.mode, section.save_top_k, section.save_last, identity)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from effbench.data.splits import Splits
 
 TEXTS = 4096  # texts in a prediction batch
+TOKENIZER_SHA256 = "tokenizer_sha256"  # in the facts of data whose tokenizer is a file of the user's
 
 
 class Texts(Modality):
@@ -61,14 +62,16 @@ class Texts(Modality):
             )
         if len(found) and int(found.min()) < 0:
             raise DataError(f"{name} texts must be token numbers of at least 0; the smallest is {int(found.min())}.")
-        used = found != PADDING
-        if not bool(used[:, 0].all()):
-            row = int((~used[:, 0]).nonzero()[0])
-            raise DataError(f"{name} text {row} begins with padding (token 0): it is empty. Leave empty texts out.")
-        # padding inside a text: models would take its end for the text's end
-        if bool((used[:, 1:] & ~used[:, :-1]).any()):
-            row = int((used[:, 1:] & ~used[:, :-1]).any(1).nonzero()[0])
-            raise DataError(f"{name} text {row} has padding (token 0) between its tokens; it belongs at the end.")
+        for start in range(0, len(found), TEXTS):  # some at a time: masks of all would be as large as the texts
+            used = found[start : start + TEXTS] != PADDING
+            if not bool(used[:, 0].all()):
+                row = start + int((~used[:, 0]).nonzero()[0])
+                raise DataError(f"{name} text {row} begins with padding (token 0): it is empty. Leave empty texts out.")
+            # padding inside a text: models would take its end for the text's end
+            inside = (used[:, 1:] & ~used[:, :-1]).any(1)
+            if bool(inside.any()):
+                row = start + int(inside.nonzero()[0])
+                raise DataError(f"{name} text {row} has padding (token 0) between its tokens; it belongs at the end.")
         return found
 
     @classmethod
@@ -126,7 +129,12 @@ class Texts(Modality):
         # a path may have moved
         if was != new and (was in TOKENIZERS or new in TOKENIZERS):
             return "tokenizer"
-        return "vocab_size" if before.get("vocab_size") != now.get("vocab_size") else None
+        return next((key for key in ("vocab_size", "rules") if before.get(key) != now.get(key)), None)
+
+    @classmethod
+    def identity(cls, data: Splits) -> dict[str, str]:
+        """Return the sha256 of a tokenizer.json of the user's: another may be at the same path by now."""
+        return {"tokenizer": data.facts[TOKENIZER_SHA256]} if TOKENIZER_SHA256 in data.facts else {}
 
     def check_pretrained(self, folder: Path) -> None:
         """Require the tokenizer of the folder: its weights are for the numbers of this one."""

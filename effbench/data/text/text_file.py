@@ -67,7 +67,7 @@ def text_file(
     val = test - round(val_fraction * len(text))
     parts = {"train": text[:val], "val": text[val:test], "test": text[test:]}
     encoded = {which: part.encode() for which, part in parts.items()}
-    return window_splits(path.name, SplitText(**encoded, facts={"file": str(file)}), options)
+    return window_splits(path.name, SplitText(**encoded, facts={"file": path.name}), options)
 
 
 @reads_other_source(text_file)
@@ -101,9 +101,6 @@ def _read(path: Path, encoding: str) -> str:
     name, text = for_terminal(str(path)), decoded(path, encoding)
     if not text.strip():
         raise DataError(f"{name} is empty. Name a file with a text.")
-    if (place := text.find("\0")) >= 0:
-        line = text.count("\n", 0, place) + 1
-        raise DataError(f"{name} line {line} holds a NUL character: it is no text, or it is UTF-16 (data.encoding).")
     try:
         text.encode()  # some encodings, such as utf-7, decode lone surrogates
     except UnicodeEncodeError as error:
