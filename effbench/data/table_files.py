@@ -22,6 +22,7 @@ NUMBER_RULE = "Write numbers as 1234.5: with a decimal point, without commas and
 _OTHERS = (";", "\t")  # between the columns of a .csv whose first line has no comma, as spreadsheets may write it
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 _LARGEST = 3.4028234663852886e38  # of float32
+_BATCH = 8192  # rows of Parquet that are converted at once
 _COARSE = 1e-3  # of a standard deviation: a larger error of rounding is no detail any more
 HAS_NUL = "holds a NUL character: it is no text, or it is UTF-16 (data.encoding)"
 ENCODING = "utf-8-sig"  # -sig: a byte order mark, which Excel writes, is no part of the text
@@ -200,11 +201,13 @@ def _objects(name: str, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
 def _parquet(path: Path, columns: Sequence[str], encoding: str) -> Iterator[tuple[int, dict[str, str]]]:
     del encoding  # Parquet has its own
     _places(for_terminal(str(path)), _parquet_names(path), columns)
+    name, number = for_terminal(str(path)), 0
     with _reading_parquet(path) as parquet:
-        rows = parquet.read_table(path, columns=list(columns)).to_pylist()
-    name = for_terminal(str(path))
-    for number, row in enumerate(rows, start=1):
-        yield number, {column: _text(row[column], f"{name} row {number}", column) for column in columns}
+        # some at a time: as objects of Python, rows take several times their memory
+        for batch in parquet.read_table(path, columns=list(columns)).to_batches(max_chunksize=_BATCH):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, {column: _text(row[column], f"{name} row {number}", column) for column in columns}
 
 
 def _parquet_names(path: Path) -> list[str]:

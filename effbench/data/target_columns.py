@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 KINDS = ("class", "labels", "values")
 LABEL_COLUMN, SEPARATOR = "label", ";"
-SHOWN = 5  # labels in a message
+SHOWN, _LETTERS = 5, 50  # labels in a message; letters of a text
 _PRESENT = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
 
 Target = str | tuple[str, ...] | tuple[float, ...]  # a class, the labels of a sample in order, or its numbers
@@ -205,20 +205,21 @@ def _listed(classes: Sequence[str], which: Tensor) -> str:
     return f"{', '.join(map(repr, chosen[:SHOWN]))}{' …' * (len(chosen) > SHOWN)}"
 
 
-def tell_conflicts(name: str, samples: Iterable[tuple[Hashable, str, Target]], unit: str, kind: str) -> None:
+def tell_conflicts(name: str, samples: Iterable[tuple[Hashable, str | int, Target]], unit: str, kind: str) -> None:
     """Log how many samples are equal to one with another target, with an example.
 
     Args:
         name: of the data.
-        samples: (what is compared, how it is shown, target) of each.
+        samples: (what is compared, text or line, target) of each.
         unit: the word for a sample.
         kind: of the targets, as in TargetColumns.
     """
     first: dict[Hashable, Target] = {}
     conflicts: dict[Hashable, str] = {}
-    for form, text, target in samples:
+    for form, place, target in samples:
         if (other := first.setdefault(form, target)) != target and form not in conflicts:
-            conflicts[form] = f"{text} with {_shown_target(other)} and {_shown_target(target)}"
+            what = f"line {place}" if isinstance(place, int) else shown(place[:_LETTERS])
+            conflicts[form] = f"{what} with {_shown_target(other)} and {_shown_target(target)}"
     if conflicts:
         count, word = len(conflicts), "values" if kind == "values" else "labels"
         level = logging.INFO if kind == "values" else logging.WARNING  # numbers that were measured differ

@@ -85,10 +85,10 @@ def _groups(rows: Sequence[Row], names: Sequence[str], rules: int) -> Tensor:
     return torch.tensor(found)
 
 
-def _described(rows: Sequence[Row], groups: Tensor, columns: TargetColumns) -> Iterator[tuple[int, str, Target]]:
-    """Yield (group, place, target) of each row."""
+def _described(rows: Sequence[Row], groups: Tensor, columns: TargetColumns) -> Iterator[tuple[int, int, Target]]:
+    """Yield (group, line, target) of each row."""
     for (line, row), group in zip(rows, groups.tolist(), strict=True):
-        yield group, f"line {line}", columns.of(row)
+        yield group, line, columns.of(row)
 
 
 def _tell_repeated(path: Path, groups: Tensor) -> None:

@@ -124,7 +124,7 @@ class Texts(Modality):
 
     @classmethod
     def misread(cls, before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-        """Tokens of another tokenizer, or of another size of vocabulary, have other numbers."""
+        """Tokens of another tokenizer, of another size of vocabulary, or by other rules have other numbers."""
         was, new = before.get("tokenizer"), now.get("tokenizer")
         # a path may have moved
         if was != new and (was in TOKENIZERS or new in TOKENIZERS):

@@ -33,7 +33,7 @@ from effbench.data.text.encoding import MAX_LENGTH, VOCAB_SIZE, TextOptions, enc
 from effbench.data.text.files import TEXT_COLUMN
 from effbench.data.text.modality import Texts
 from effbench.data.text.tokenizers import restored_tokenizer
-from effbench.errors import ConfigError, DataError, shown
+from effbench.errors import ConfigError, DataError
 from effbench.escaping import for_terminal
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 Sample = tuple[str, Target]
 CLASSES = TargetColumns()  # a class a text
 Draw = Callable[[Sequence[Sample], float], tuple[list[Sample], list[Sample]]]
-_SHOWN, _LETTERS = 5, 50  # lines in a message; letters of a text
+_SHOWN = 5  # lines in a message
 _READING = 4  # least memory a byte of a file takes while it is read: its text, that of the reader, and what is kept
 MOST_GRADES = 10  # numbers that may well be classes, such as stars from 1 to 5
 
@@ -196,9 +196,7 @@ def labelled_splits(
     """
     # by the newest rules: what is told of a run's data changes none of it
     every = chain.from_iterable(found.values())
-    tell_conflicts(
-        name, ((compared(text), shown(text[:_LETTERS]), target) for text, target in every), "text", columns.kind
-    )
+    tell_conflicts(name, ((compared(text), text, target) for text, target in every), "text", columns.kind)
     parts = _divided(name, found, fractions, partial(_drawn, split_seed, options.rules, columns.kind, every_class))
     # a label that only drawn texts have is still one of the model's outputs
     whole = found if columns.kind == "labels" else parts
