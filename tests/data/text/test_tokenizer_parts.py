@@ -132,7 +132,17 @@ def test_a_record_with_a_hostile_part_reads_no_text(name, tmp_path):
         ({"pre_tokenizer": {"type": "Whitespace"}}, "its pre_tokenizer is Whitespace"),
         ({"pre_tokenizer": None}, "its pre_tokenizer is None"),
         ({"decoder": {"type": "Fuse"}}, "its decoder is Fuse"),
-        ({"post_processor": {"type": "ByteLevel", "trim_offsets": True}}, "it has a post_processor"),
+        (
+            {
+                "post_processor": {
+                    "type": "ByteLevel",
+                    "add_prefix_space": True,
+                    "trim_offsets": True,
+                    "use_regex": True,
+                }
+            },
+            "it has a post_processor",
+        ),
     ],
 )
 def test_a_record_of_bpe_has_the_parts_that_fit_makes(parts, said, tmp_path):

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 import effbench
 from effbench import cli
+from effbench.data.text.text_csv import text_csv
 from effbench.data.text.tokenizers import FirstWords, Words, fitted_tokenizer, restored_tokenizer
 from effbench.special_tokens import UNKNOWN
 
@@ -87,6 +88,7 @@ def test_a_run_of_before_is_read_and_goes_on_as_it_was(tmp_path: Path, monkeypat
         rows = [(f"{HINDI}{' ' * (n % 3 + 1)}{n // 3} {'हाँ' if n % 2 else 'नहीं'}", "ab"[n % 2]) for n in range(90)]
         csv.writer(stream).writerows([("text", "label"), *rows])
     words = ["data=text_csv", "data.file=a.csv", "data.tokenizer=words", "model=ngrams", "model.buckets=500",
+             "model.hidden=0", "early_stopping=off",
              "device=cpu", "device.threads=1", "scheduler=constant", "scheduler.warmup=0"]  # fmt: skip
     whole = effbench.train([*words, "data.rules=1", "trainer.max_epochs=2"], folder="whole")
     assert cli.main(["train", *words, "data.rules=1", "trainer.max_epochs=1", "hydra.run.dir=begun"]) == 0
@@ -106,8 +108,7 @@ def test_a_run_of_before_is_read_and_goes_on_as_it_was(tmp_path: Path, monkeypat
     # its weights were trained with other tokens
     assert cli.main(["train", "resume=begun", "trainer.max_epochs=3", "data.rules=2"]) == 2
 
-    now = effbench.train([*words, "trainer.max_epochs=1"], folder="now")
-    assert now.config.data.options["rules"] == 2
-    assert now.summary["data"]["tokenizer"]["name"] == "words_2"
-    assert "हिन्दी" in now.summary["data"]["tokenizer"]["tokens"]
+    now = text_csv("a.csv", tokenizer="words")
+    assert now.facts["tokenizer"]["name"] == "words_2"
+    assert "हिन्दी" in now.facts["tokenizer"]["tokens"]
     assert "हिन्दी" not in begun.summary["data"]["tokenizer"]["tokens"]
