@@ -96,7 +96,7 @@ def encoded(tokenizer: Tokenizer, texts: Sequence[str], max_length: int) -> tupl
 
 
 def bytes_of(texts: Iterable[str], max_length: int, item_bytes: int) -> int:
-    """Return how much memory a dataset of texts takes at most: texts, their places in lists, and token numbers.
+    """Return the memory of a dataset of texts while it is encoded: texts, their places in lists, and token numbers.
 
     Args:
         texts: of all splits.

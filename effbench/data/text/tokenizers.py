@@ -466,9 +466,8 @@ def check_vocab_size(name: str, vocab_size: object) -> int:
 def restored_tokenizer(record: object) -> Tokenizer:
     """Return the tokenizer of a run's record. Raises ValueError if it is damaged."""
     name = record.get("name") if isinstance(record, Mapping) else None
-    known: dict[str, type[Tokenizer]] = {
-        kind.recorded or kind.name: kind for kind in (*TOKENIZERS.values(), FirstWords, Given)
-    }
+    kinds: list[type[Tokenizer]] = [*TOKENIZERS.values(), FirstWords, Given]
+    known = {kind.recorded or kind.name: kind for kind in kinds}
     if not isinstance(record, Mapping) or not isinstance(name, str) or name not in known:
         raise ValueError(f"data.tokenizer must name one of {', '.join(known)}")
     return known[name].from_record(record)
