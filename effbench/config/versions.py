@@ -7,7 +7,7 @@ version.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -15,7 +15,7 @@ from effbench.config import static_compose as static
 from effbench.errors import ConfigError
 from effbench.guarded import checked_version
 
-SCHEMA = 7
+SCHEMA = 8
 KEY = "schema_version"
 _BUILT = ("model", "optimizer", "scheduler", "data")
 _FIRST = (*_BUILT, "trainer", "augment", "early_stopping")  # sections that exist in every version
@@ -23,10 +23,14 @@ _MOVED = {  # module of a _target_ in version 1 -> module today
     f"effbench.data.{module}": f"effbench.data.images.{module}"
     for module in ("cifar10", "fashion_mnist", "image_folder", "synthetic")
 }
-# Keys that change what a run computes: _target_ -> (first SCHEMA with them, key -> value by which older runs work).
-_BEFORE: Mapping[str, tuple[int, Mapping[str, Any]]] = {
-    "effbench.tasks.regression.Regression": (5, {"standardise": False}),
-    "effbench.data.rows.table_csv.table_csv": (5, {"equal_rows_together": False}),
+_RULES = (8, {"rules": 1})  # see effbench/data/rules.py
+# Keys that change what a run computes: _target_ -> (first SCHEMA with them, key -> value by which older runs work), ...
+_BEFORE: Mapping[str, Sequence[tuple[int, Mapping[str, Any]]]] = {
+    "effbench.tasks.regression.Regression": [(5, {"standardise": False})],
+    "effbench.data.rows.table_csv.table_csv": [(5, {"equal_rows_together": False}), _RULES],
+    "effbench.data.text.text_csv.text_csv": [_RULES],
+    "effbench.data.text.text_folder.text_folder": [_RULES],
+    **{f"effbench.data.text.shipped.{name}": [_RULES] for name in ("language_id", "wordnet_gloss", "kjv_kinds")},
 }
 
 
@@ -90,8 +94,9 @@ def before(target: object, version: int) -> Mapping[str, Any]:
         target: _target_ of a section.
         version: schema version of its record.
     """
-    since, values = _BEFORE.get(str(target), (0, {}))
-    return values if version < since else {}
+    return {
+        key: value for since, values in _BEFORE.get(str(target), ()) if version < since for key, value in values.items()
+    }
 
 
 def lacking_section(content: Mapping[str, Any]) -> str | None:

@@ -42,21 +42,24 @@ def check_division(split_seed: object, **fractions: object) -> None:
     SEED.check(split_seed, "data.split_seed", remedy="0 is usual.")
 
 
-def check_memory(num_bytes: int, *keys: str) -> None:
+def check_memory(num_bytes: int, *keys: str, more: str = "") -> None:
     """Refuse a dataset that is larger than the memory of this machine. Raises ConfigError.
 
     Args:
         num_bytes: size of its samples in memory.
         keys: options of the data group that determine the size, the most likely cause first.
+        more: another remedy, such as 'give fewer texts'; with the key `file` the only one.
     """
     # Without the check, torch refuses with its own words, or the system ends the process without any.
     with suppress(ValueError, AttributeError):  # not every system tells
         # all memory, not what is free now: that changes from one second to the next
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if num_bytes > memory:
+            lower = [f"lower {' or '.join(f'data.{key}' for key in keys)}"] if keys != ("file",) else []
+            remedy = ", or ".join([*lower, *[more] * bool(more)])
             raise ConfigError(
                 f"data.{keys[0]}: the samples would take {human_bytes(num_bytes)} of memory, and this machine has "
-                f"{human_bytes(memory)}. Lower {' or '.join(f'data.{key}' for key in keys)}."
+                f"{human_bytes(memory)}. {remedy[0].upper()}{remedy[1:]}."
             )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from effbench.data.split_checks import as_classes, as_labels, as_targets, check_
 from effbench.errors import DataError
 from effbench.summary_schema import DRAWN
 
+FAR = 2  # times the size that was asked for: a split that is larger is not what the user meant
 _SAMPLE_SEED = 0  # not the seed of the run: limited evaluations of runs with other seeds read the same samples
 
 
@@ -111,7 +113,7 @@ class Splits:
 
     @property
     def test_split(self) -> str:
-        """How the test split follows data.split_seed: DRAWN or GENERATED (effbench.summary_schema); '' if it does not."""
+        """How the test split follows data.split_seed: DRAWN or GENERATED of summary_schema; '' if it does not."""
         return DRAWN if "test" in self.drawn else str(self.facts.get("test_split", ""))
 
     @property
@@ -155,6 +157,60 @@ def stratified(labels: Tensor, per_class: dict[int, int], seed: int) -> Tensor:
         members = by_class[label]
         chosen.append(members[torch.randperm(len(members), generator=generator)[:count]])
     return torch.cat(chosen).sort().values
+
+
+def counts_to_draw(
+    sizes: Sequence[int], left: Sequence[int], fraction: float, seed: int, every_class: bool = False
+) -> dict[int, int]:
+    """Return how many samples of each class a split gets: its part, and at least one of each class that has two.
+
+    With many classes of few samples, one of each would make the split more than twice as large as the fraction asks
+    for. Then those of a part below one half get one only until the fraction is reached, the largest first.
+
+    Args:
+        sizes: samples of each class.
+        left: how many of them no other split has taken; one of each stays.
+        fraction: part of the samples.
+        seed: decides between classes of equal sizes.
+        every_class: take one of each class whatever the size comes to.
+
+    Returns:
+        class -> number of samples.
+    """
+    counts = {
+        label: min(max(round(size * fraction), 1), there - 1) if there > 1 else 0
+        for label, (size, there) in enumerate(zip(sizes, left, strict=True))
+    }
+    wanted = max(1, round(sum(sizes) * fraction))
+    if every_class or sum(counts.values()) <= FAR * wanted:
+        return counts
+    small = [label for label, count in counts.items() if count and round(sizes[label] * fraction) < 1]
+    # not the first of the alphabet: names may be in an order that means something
+    turn = torch.randperm(len(sizes), generator=torch.Generator().manual_seed(seed)).tolist()
+    small.sort(key=lambda label: (-sizes[label], -left[label], turn[label]))
+    room = max(0, wanted - (sum(counts.values()) - len(small)))
+    return {**counts, **dict.fromkeys(small[room:], 0)}
+
+
+def without_last_of_a_class(labels: Tensor, groups: Tensor, held: Tensor) -> Tensor:
+    """Return the drawn groups without those that would leave a class no sample: equal samples may differ in class.
+
+    Args:
+        labels: int64 (N,), class of each sample.
+        groups: int64 (N,), group of each sample; a group is drawn as a whole.
+        held: int64 (H,), the groups that were drawn.
+
+    Returns:
+        Int64 (H',), in the order of `held`.
+    """
+    drawn = torch.isin(groups, held)
+    lost = set(labels[drawn].tolist()) - set(labels[~drawn].tolist())
+    back = list[int]()
+    for place in drawn.nonzero().flatten().tolist() if lost else ():
+        if int(labels[place]) in lost:
+            back.append(int(groups[place]))
+            lost -= set(labels[groups == groups[place]].tolist())
+    return held[~torch.isin(held, torch.tensor(back, dtype=held.dtype))]
 
 
 def representative_sample(labels: Tensor, count: int) -> Tensor:

@@ -22,6 +22,9 @@ NUMBER_RULE = "Write numbers as 1234.5: with a decimal point, without commas and
 _OTHERS = (";", "\t")  # between the columns of a .csv whose first line has no comma, as spreadsheets may write it
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 _LARGEST = 3.4028234663852886e38  # of float32
+_BATCH = 8192  # rows of Parquet that are converted at once
+_COARSE = 1e-3  # of a standard deviation: a larger error of rounding is no detail any more
+HAS_NUL = "holds a NUL character: it is no text, or it is UTF-16 (data.encoding)"
 ENCODING = "utf-8-sig"  # -sig: a byte order mark, which Excel writes, is no part of the text
 
 
@@ -73,15 +76,30 @@ def finite_number(cell: str) -> float | None:
     return value if value is not None and abs(value) <= _LARGEST else None  # NaN compares as false
 
 
+def is_coarse(error: float, deviation: float) -> bool:
+    """Return True if numbers lose much of their differences in float32; equal ones have none to lose.
+
+    Args:
+        error: largest difference between a number and its float32.
+        deviation: standard deviation of the numbers.
+    """
+    return error > _COARSE * deviation > 0
+
+
 def read_columns(path: Path, columns: Sequence[str], encoding: str = ENCODING) -> list[tuple[int, dict[str, str]]]:
-    """Read some columns of a table as texts.
+    """Read some columns of a table as texts; see `each_row`."""
+    return list(each_row(path, columns, encoding))
+
+
+def each_row(path: Path, columns: Sequence[str], encoding: str = ENCODING) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield some columns of a table as texts, row by row: the rows of a large table take more memory than their texts.
 
     Args:
         path: .csv, .tsv, .jsonl (an object a line) or .parquet.
         columns: their names.
         encoding: of a text file.
 
-    Returns:
+    Yields:
         (line from 1, column -> value) of each row; for Parquet the row. A missing value is ''.
 
     Raises:
@@ -91,7 +109,7 @@ def read_columns(path: Path, columns: Sequence[str], encoding: str = ENCODING) -
     suffix = path.suffix.lower()
     if suffix not in read:
         raise DataError(f"{for_terminal(str(path))}: {unknown_name('the suffix', suffix, read)}")
-    return list(read[suffix](path, columns, encoding))
+    yield from read[suffix](path, columns, encoding)
 
 
 def column_names(path: Path, encoding: str = ENCODING) -> list[str]:
@@ -183,11 +201,13 @@ def _objects(name: str, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
 def _parquet(path: Path, columns: Sequence[str], encoding: str) -> Iterator[tuple[int, dict[str, str]]]:
     del encoding  # Parquet has its own
     _places(for_terminal(str(path)), _parquet_names(path), columns)
+    name, number = for_terminal(str(path)), 0
     with _reading_parquet(path) as parquet:
-        rows = parquet.read_table(path, columns=list(columns)).to_pylist()
-    name = for_terminal(str(path))
-    for number, row in enumerate(rows, start=1):
-        yield number, {column: _text(row[column], f"{name} row {number}", column) for column in columns}
+        # some at a time: as objects of Python, rows take several times their memory
+        for batch in parquet.read_table(path, columns=list(columns)).to_batches(max_chunksize=_BATCH):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, {column: _text(row[column], f"{name} row {number}", column) for column in columns}
 
 
 def _parquet_names(path: Path) -> list[str]:
@@ -246,11 +266,11 @@ def _text(value: Any, place: str, column: str) -> str:
 
 
 def decoded(path: Path, encoding: str = ENCODING) -> str:
-    """Return the text of a file. Raises DataError, with line and byte, if it is not of the encoding."""
+    """Return the text of a file. Raises DataError, with the line, if it is not of the encoding, or no text."""
     name = for_terminal(str(path))
     try:
         content = path.read_bytes()
-        return content.decode(encoding)
+        text = content.decode(encoding)
     except OSError as error:
         raise DataError(f"{name} cannot be read ({error.strerror}).") from error
     except LookupError as error:
@@ -261,6 +281,10 @@ def decoded(path: Path, encoding: str = ENCODING) -> str:
             f"{name} line {line} is no {encoding} (byte {error.start}, {content[error.start]:#04x}: {error.reason}). "
             "Name the file's encoding, such as data.encoding=latin-1 or cp1252, or convert the file to UTF-8."
         ) from error
+    if (place := text.find("\0")) >= 0:
+        line = text.count("\n", 0, place) + 1
+        raise DataError(f"{name} line {line} {HAS_NUL}.")
+    return text
 
 
 @contextmanager

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from effbench.data.table_files import NUMBER_RULE, finite_number, natural_order, number_in
+from effbench.data.rules import compared
+from effbench.data.table_files import NUMBER_RULE, finite_number, is_coarse, natural_order, number_in
 from effbench.errors import ConfigError, DataError, shown, unknown_name
+from effbench.units import counted
 
 log = logging.getLogger(__name__)
 
 KINDS = ("class", "labels", "values")
 LABEL_COLUMN, SEPARATOR = "label", ";"
-SHOWN = 5  # labels in a message
+SHOWN, _LETTERS = 5, 50  # labels in a message; letters of a text
 _PRESENT = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
 
 Target = str | tuple[str, ...] | tuple[float, ...]  # a class, the labels of a sample in order, or its numbers
@@ -117,6 +118,7 @@ class TargetColumns:
         if self.kind == "values" or (self.kind == "labels" and not self.listed):
             return self.columns
         found = sorted(self._labels(targets), key=natural_order)
+        _tell_alike(name, found)
         if self.kind == "labels" and not found:
             raise DataError(f"{name} has no labels: every cell of the column {self.columns[0]!r} is empty.")
         if self.kind == "class" and len(found) < 2:
@@ -164,20 +166,103 @@ def holds_numbers(classes: Sequence[str], rows: int) -> bool:
     return len(classes) > rows / 2 and all(number_in(name) is not None for name in classes)
 
 
-def tell_single(name: str, targets: Sequence[str], unit: str) -> None:
-    """Log which classes have one sample, which is in one split alone.
+def tell_unmeasured(name: str, labels: Mapping[str, Tensor], classes: Sequence[str], unit: str) -> None:
+    """Log which classes no split measures, and warn of those that train lacks.
 
     Args:
         name: of the data.
-        targets: class of each sample.
+        labels: split -> classes int64 (N,), or 0 and 1 float (N, K).
+        classes: K names.
         unit: the word for a sample.
     """
-    single = sorted((label for label, count in Counter(targets).items() if count == 1), key=natural_order)
-    if single:
-        listed = f"{', '.join(map(repr, single[:SHOWN]))}{' …' * (len(single) > SHOWN)}"
-        one = len(single) == 1
-        what = f"the class {listed} has one {unit}, which is" if one else f"{len(single)} classes have one {unit} each,"
+    counts = {
+        which: torch.bincount(each, minlength=len(classes)) if each.dim() == 1 else each.sum(0).long()
+        for which, each in labels.items()
+    }
+    train, total = counts["train"], torch.stack(list(counts.values())).sum(0)
+    if unseen := _named(classes, train == 0):
+        log.warning(f"{name}: no {unit} of train has {unseen}: a model cannot learn it. Give more {unit}s of it")
+    if labels["train"].dim() > 1:
+        return
+    alone = train == total
+    if single := int((alone & (total == 1)).sum()):
+        listed, one = _listed(classes, alone & (total == 1)), single == 1
+        what = f"the class {listed} has one {unit}, which is" if one else f"{single} classes have one {unit} each,"
         log.info(f"{name}: {what} in train alone, so that no split measures it{'' if one else f': {listed}'}")
+    if len(labels) > 1 and (few := _named(classes, alone & (total > 1))):
+        log.info(f"{name}: train alone has {few}, as there are too few different {unit}s: no split measures it")
+
+
+def _named(classes: Sequence[str], which: Tensor) -> str:
+    """Return 'the label 'a'' or '3 labels: 'a', 'b', 'c''; '' for none. which: bool (K,)."""
+    count = int(which.sum())
+    word = "the label" if count == 1 else f"{count} labels:"
+    return f"{word} {_listed(classes, which)}" if count else ""
+
+
+def _listed(classes: Sequence[str], which: Tensor) -> str:
+    chosen = [classes[number] for number in which.nonzero().flatten().tolist()]
+    return f"{', '.join(map(repr, chosen[:SHOWN]))}{' …' * (len(chosen) > SHOWN)}"
+
+
+def tell_conflicts(name: str, samples: Iterable[tuple[Hashable, str | int, Target]], unit: str, kind: str) -> None:
+    """Log how many samples are equal to one with another target, with an example.
+
+    Args:
+        name: of the data.
+        samples: (what is compared, text or line, target) of each.
+        unit: the word for a sample.
+        kind: of the targets, as in TargetColumns.
+    """
+    first: dict[Hashable, Target] = {}
+    conflicts: dict[Hashable, str] = {}
+    for form, place, target in samples:
+        if (other := first.setdefault(form, target)) != target and form not in conflicts:
+            what = f"line {place}" if isinstance(place, int) else shown(place[:_LETTERS])
+            conflicts[form] = f"{what} with {_shown_target(other)} and {_shown_target(target)}"
+    if conflicts:
+        count, word = len(conflicts), "values" if kind == "values" else "labels"
+        level = logging.INFO if kind == "values" else logging.WARNING  # numbers that were measured differ
+        log.log(
+            level,
+            f"{name}: {counted(count, unit)} occur{'s' * (count == 1)} with different {word}, such as "
+            f"{next(iter(conflicts.values()))}: no model can answer both. Correct them, or keep one of each",
+        )
+
+
+def _shown_target(target: Target) -> str:
+    """Return a target for a message."""
+    return repr(target) if isinstance(target, str) else f"[{', '.join(map(str, target))}]"
+
+
+def tell_coarse(name: str, columns: Sequence[str], labels: Tensor, targets: Sequence[Target]) -> None:
+    """Warn of numbers to predict whose differences float32 does not hold.
+
+    Args:
+        name: of the data.
+        columns: D names of the numbers.
+        labels: float32 (N,) or (N, D), as they are trained on.
+        targets: the numbers as they were read.
+    """
+    exact = torch.tensor(targets, dtype=torch.float64).view(len(targets), len(columns))
+    for place, column in enumerate(columns):
+        error = float((labels.view(exact.shape)[:, place] - exact[:, place]).abs().max())
+        if is_coarse(error, float(exact[:, place].std(correction=0))):
+            log.warning(
+                f"{name}: float32 holds the numbers of {column!r} to within {error:.3g} only, which is much of their "
+                f"differences. Subtract a number such as {float(exact[:, place].min()):.17g} from them"
+            )
+
+
+def _tell_alike(name: str, labels: Sequence[str]) -> None:
+    """Warn of labels that look the same, such as a letter with its accent and a letter and an accent."""
+    forms: dict[str, str] = {}
+    for label in labels:
+        if (other := forms.setdefault(compared(label), label)) != label:
+            log.warning(
+                f"{name}: the labels {other!a} and {label!a} differ in white space or in their Unicode form "
+                "alone, and count as two. Write them the same way"
+            )
 
 
 def strata(targets: Tensor) -> Tensor:

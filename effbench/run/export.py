@@ -334,11 +334,17 @@ def _facts(run: Run, wanted: Wanted, free_length: str | None) -> dict[str, Any]:
         "classes": list(run.classes),
         "model": {"name": _file_name(run.config.model.label), **costs},
         "run": str(run.folder),
-        "data": run.data,
+        "data": _data_of(run),
         "metrics": as_recorded(run.task.displays),
         "config": _config_of(run),
         "versions": {name: version(name) for name in ("effbench", *FORMATS[format_name].libraries)},
     }
+
+
+def _data_of(run: Run) -> dict[str, Any]:
+    """Return what the summary says of the data, without the folder of its file, which older runs recorded."""
+    file = run.data.get("file")
+    return {**run.data, **({"file": Path(file).name} if isinstance(file, str) else {})}
 
 
 def _config_of(run: Run) -> dict[str, Any]:
@@ -350,6 +356,9 @@ def _config_of(run: Run) -> dict[str, Any]:
     for section, keys in PATHS.items():
         if isinstance(part := content.get(section), dict):
             content[section] = {key: None if key in keys else value for key, value in part.items()}
+    tokenizer = content["data"].get("tokenizer")
+    if isinstance(tokenizer, str) and ("/" in tokenizer or tokenizer.endswith(".json")):
+        content["data"]["tokenizer"] = "tokenizer.json"  # its content is in `data`
     return content
 
 

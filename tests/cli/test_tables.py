@@ -112,3 +112,23 @@ def test_texts_with_large_numbers_are_learnt(tmp_path: Path, monkeypatch: pytest
     # the deviation of the prices is 150,000
     assert run.summary["metrics"]["test/rmse"] < 20_000
     assert run.predict(["a good flat no 7", "a bad flat no 7"]).flatten().tolist() == pytest.approx([5e5, 2e5], rel=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("houses")
+def test_an_export_s_record_names_no_folder_of_the_data(tmp_path: Path) -> None:
+    """Also of a run of before, whose summary holds the path of its file."""
+    words = [word for word in WORDS if not word.startswith(("trainer.max_epochs", "data.file"))]
+    run = effbench.train([*words, f"data.file={tmp_path / 'houses.csv'}", "trainer.max_steps=2"], tmp_path / "run")
+    assert run.summary["data"]["file"] == "houses.csv"
+    found = []
+    for file in ("houses.csv", str(tmp_path / "houses.csv")):
+        path = run.folder / "summary.json"
+        summary = json.loads(path.read_text())
+        summary["data"]["file"] = file
+        path.write_text(json.dumps(summary))
+        record = effbench.export_run(run.folder, "torchscript")
+        found.append({key: record[key] for key in ("data", "config", "preprocessing")})
+        assert str(tmp_path) not in json.dumps(found[-1])
+    assert found[0] == found[1]
+    assert [column["name"] for column in found[0]["preprocessing"]["columns"]] == ["area", "garden", "noise"]

@@ -88,6 +88,19 @@ def test_a_run_from_before_a_key_goes_on_without_it(words: tuple[str, ...], key:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["text_csv", "text_folder", "table_csv", "language_id", "wordnet_gloss", "kjv_kinds"])
+def test_a_run_from_before_schema_8_keeps_its_rules(name: str, tmp_path: Path) -> None:
+    now = record(f"data={name}")
+    assert now["data"]["rules"] == 2
+    older = {**now, "data": {key: value for key, value in now["data"].items() if key != "rules"}}
+    assert upgraded({"schema_version": 7, **older}, "config.yaml")["data"] == {**now["data"], "rules": 1}
+    (tmp_path / "config.yaml").write_text(write_yaml({"schema_version": 7, **older}))
+    assert words_of_older(tmp_path) == {"data.rules": "++data.rules=1"}
+    (tmp_path / "config.yaml").write_text(write_yaml(stamped(now)))
+    assert words_of_older(tmp_path) == {}
+
+
+@pytest.mark.slow
 def test_a_key_deleted_in_the_current_version_stays_deleted() -> None:
     config = record("~optimizer.betas")
     assert "betas" in static.composed()["optimizer"]

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from effbench.config.recipes import quoted
-from effbench.data.table_files import NUMBER_RULE, finite_number, number_in
+from effbench.data.rules import RULES
+from effbench.data.table_files import NUMBER_RULE, finite_number, is_coarse, number_in
 from effbench.errors import ConfigError, DataError, shown
 
 log = logging.getLogger(__name__)
@@ -38,12 +39,14 @@ class Column:
         categories: values of the train split, sorted; None for a column of numbers. One feature each, 0 or 1.
         fill: value of a missing number: the mean of the train split.
         tells_missing: there is one more feature, 1 where the number is missing.
+        centre: subtracted from numbers that are too large for their differences in float32; 0 for most columns.
     """
 
     name: str
     categories: tuple[str, ...] | None = None
     fill: float = 0.0
     tells_missing: bool = False
+    centre: float = 0.0
 
     @property
     def features(self) -> list[str]:
@@ -65,7 +68,14 @@ class Columns:
         self.features = [feature for column in self.columns for feature in column.features]
 
     @classmethod
-    def fit(cls, file: str, rows: Sequence[Row], names: Sequence[str], categorical: Sequence[str] = ()) -> Columns:
+    def fit(
+        cls,
+        file: str,
+        rows: Sequence[Row],
+        names: Sequence[str],
+        categorical: Sequence[str] = (),
+        rules: int = RULES,
+    ) -> Columns:
         """Find out what each column holds.
 
         Args:
@@ -73,11 +83,12 @@ class Columns:
             rows: of the train split.
             names: columns that become features.
             categorical: those of them that hold categories, though their cells are numbers.
+            rules: see effbench/data/rules.py.
 
         Raises:
             DataError: a column of numbers has another cell, or is empty.
         """
-        return cls([_fitted(file, rows, name, name in categorical) for name in names])
+        return cls([_fitted(file, rows, name, name in categorical, rules) for name in names])
 
     def encode(self, file: str, rows: Sequence[Row]) -> tuple[Tensor, dict[str, int]]:
         """Return the features of rows.
@@ -102,15 +113,17 @@ class Columns:
                     values += [float(cell == value) for value in column.categories]
                 else:
                     odd[column.name] += not cell
-                    values.append(_number(file, line, column.name, cell) if cell else column.fill)
+                    # in float64: it is the difference that is stored
+                    values.append((_number(file, line, column.name, cell) if cell else column.fill) - column.centre)
                     values += [float(not cell)] * column.tells_missing
             features.append(values)
         return torch.tensor(features, dtype=torch.float32), {name: count for name, count in odd.items() if count}
 
     def record(self) -> list[dict[str, Any]]:
         """Return plain values from which `restored` makes the same columns."""
-        # a list, as JSON gives it back: records are compared
-        return [{**asdict(each), "categories": each.categories and list(each.categories)} for each in self.columns]
+        # lists, as JSON gives them back: records are compared, also with older ones, which know no centre
+        found = [{**asdict(each), "categories": each.categories and list(each.categories)} for each in self.columns]
+        return [{key: value for key, value in each.items() if key != "centre" or value} for each in found]
 
     @classmethod
     def restored(cls, record: object) -> Columns:
@@ -121,13 +134,13 @@ class Columns:
         for entry in record:
             try:
                 column = Column(**{**entry, "categories": entry["categories"] and tuple(entry["categories"])})
-                sound = isinstance(column.name, str) and math.isfinite(column.fill)
+                sound = isinstance(column.name, str) and math.isfinite(column.fill) and math.isfinite(column.centre)
                 sound &= isinstance(column.tells_missing, bool)
                 sound &= all(isinstance(each, str) for each in column.categories or ())
             except (TypeError, KeyError, OverflowError) as error:
                 raise ValueError(f"data.columns holds an entry that is no column ({error})") from error
             if not sound:
-                raise ValueError("data.columns holds a column with a name, a fill or categories of a wrong type")
+                raise ValueError("data.columns holds a column with a name, a number or categories of a wrong type")
             found.append(column)
         return cls(found)
 
@@ -176,7 +189,7 @@ def _is_cell(value: object) -> bool:
     return type(value) in (str, int) or (isinstance(value, float) and math.isfinite(value))
 
 
-def _fitted(file: str, rows: Sequence[Row], name: str, categorical: bool) -> Column:
+def _fitted(file: str, rows: Sequence[Row], name: str, categorical: bool, rules: int) -> Column:
     cells = [(line, row[name].strip()) for line, row in rows]
     filled = [cell for _, cell in cells if cell]
     if not filled:
@@ -189,7 +202,30 @@ def _fitted(file: str, rows: Sequence[Row], name: str, categorical: bool) -> Col
         return Column(name, tuple(sorted(set(filled))))
     numbers = [_number(file, line, name, cell) for line, cell in cells if cell]
     _tell_row_numbers(file, name, [line for line, cell in cells if cell], numbers)
-    return Column(name, None, math.fsum(numbers) / len(numbers), len(filled) < len(cells))
+    mean = math.fsum(numbers) / len(numbers)
+    return Column(name, None, mean, len(filled) < len(cells), _centre(file, name, numbers, mean, rules))
+
+
+def _centre(file: str, name: str, numbers: Sequence[float], mean: float, rules: int) -> float:
+    """Return what to subtract from the numbers of a column, so that float32 holds their differences.
+
+    Args:
+        file: name for messages.
+        name: of the column.
+        numbers: of the train split.
+        mean: theirs.
+        rules: see effbench/data/rules.py.
+    """
+    exact = torch.tensor(numbers, dtype=torch.float64)
+    error = float((exact.float().double() - exact).abs().max())
+    if not is_coarse(error, float(exact.std(correction=0))):
+        return 0.0
+    what = f"{file}: float32 holds the numbers of the column {name!r} to within {error:.3g} only"
+    if rules < RULES:
+        log.warning(f"{what}, which is much of their differences: this run was begun so. A new run keeps them")
+        return 0.0
+    log.info(f"note: {what}: their differences from {mean:.17g}, the mean of train, are the feature")
+    return mean
 
 
 def _tell_doubtful(file: str, name: str, filled: Sequence[str], numeric: int) -> None:

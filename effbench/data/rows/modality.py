@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
@@ -12,11 +13,14 @@ from torch import Tensor, nn
 from effbench.data.modality import AugmentParams, Modality, Normalise, Settings, tensor_of
 from effbench.data.rows.csv_files import csv_files, read_rows
 from effbench.data.split_checks import as_tensor
+from effbench.data.table_files import is_coarse
 from effbench.errors import ConfigError, DataError
 from effbench.units import counted
 
 if TYPE_CHECKING:
     from effbench.data.splits import Splits
+
+log = logging.getLogger(__name__)
 
 ROWS = 65_536  # rows in a prediction batch
 
@@ -58,6 +62,8 @@ class Rows(Modality):
                 f"{name} rows must be finite in float32; row {row} has {float(found[row, column])} in column {column} "
                 f"({len(odd)} such values). Fill them in, or leave those rows out."
             )
+        if found.dtype in (torch.float64, torch.int64):
+            _tell_coarse(name, found.double(), rows)
         return rows
 
     @classmethod
@@ -162,3 +168,20 @@ class Rows(Modality):
     def export_facts(self) -> dict[str, Any]:
         about = {"features": self.names} if self.names else {}
         return {**super().export_facts(), "preprocessing": about, "normalisation_inside": self.record()}
+
+
+def _tell_coarse(name: str, exact: Tensor, rows: Tensor) -> None:
+    """Warn of features whose differences are lost in float32.
+
+    Args:
+        name: of the split.
+        exact: float64 (N, F), as they were given.
+        rows: the same in float32.
+    """
+    errors, deviations = (rows.double() - exact).abs().amax(0).tolist(), exact.std(0, correction=0).tolist()
+    lost = [place for place, pair in enumerate(zip(errors, deviations, strict=True)) if is_coarse(*pair)]
+    if lost:
+        log.warning(
+            f"{name} rows: float32 holds the numbers of column {lost[0]} to within {errors[lost[0]]:.3g} only, which "
+            f"is much of their differences ({counted(len(lost), 'such column')}). Subtract a number, such as the mean"
+        )

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-import torch
 from torch import Tensor
 
 from effbench.config.options import BOOL
@@ -14,17 +13,19 @@ from effbench.data.modality import Settings
 from effbench.data.option_checks import check_division, check_name_lists, check_names, given_file
 from effbench.data.preview import previewed
 from effbench.data.rows.columns import Columns, Missing, Row, listing
+from effbench.data.rows.division import Division
 from effbench.data.rows.modality import ROWS, Rows
-from effbench.data.splits import Split, Splits, digest, stratified
-from effbench.data.table_files import ENCODING, column_names, files_of, finite_number, read_columns
+from effbench.data.rules import RULES, check_rules
+from effbench.data.splits import Split, Splits, digest
+from effbench.data.table_files import ENCODING, column_names, files_of, read_columns
 from effbench.data.target_columns import (
     LABEL_COLUMN,
     SEPARATOR,
     SHOWN,
     TargetColumns,
     holds_numbers,
-    strata,
-    tell_single,
+    tell_coarse,
+    tell_unmeasured,
 )
 from effbench.errors import ConfigError, DataError, EffbenchError, unknown_name
 from effbench.escaping import for_terminal
@@ -36,6 +37,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FEATURES = 16  # of a table that cannot be read
+RULE = (  # for users of an exported file
+    "`columns` in order; cells are stripped, and those of `missing` count as empty. Of a column with `categories`: for "
+    "each of them one feature, 1 where the cell is that category and 0 elsewhere, also in an empty or unknown cell. Of "
+    "others: the number, or `fill` where the cell is empty, minus `centre` (absent: 0), computed in float64; with "
+    "`tells_missing` one more feature, 1 where the cell is empty and 0 elsewhere"
+)
 LARGEST = 1000  # features; more come from a column of names or numbers that is taken for categories
 
 
@@ -89,6 +96,11 @@ class Tables(Rows):
         for path in files_of(paths):
             yield self._features(path)
 
+    def export_facts(self) -> dict[str, Any]:
+        about = super().export_facts()
+        about["preprocessing"] |= {"columns": self.columns.record(), "missing": self._missing.named, "rule": RULE}
+        return about
+
     def _features(self, path: Path) -> Tensor:
         """Return the features of a file's rows, float32 (N, F). Raises DataError if a cell is bad, or it has no row."""
         name, names = for_terminal(str(path)), [column.name for column in self.columns.columns]
@@ -123,6 +135,7 @@ def table_csv(
     label_separator: str = SEPARATOR,
     equal_rows_together: bool = True,
     missing: Sequence[str | float] = (),
+    rules: int = RULES,
 ) -> Splits:
     """Read a table; each row is a sample.
 
@@ -139,6 +152,7 @@ def table_csv(
         split_seed: seed of the draw.
         equal_rows_together: rows with equal features are drawn into one split.
         missing: cells of features that count as empty, such as NA.
+        rules: see effbench/data/rules.py.
 
     Raises:
         ConfigError: an option is missing or out of range, or names a column that the file lacks.
@@ -149,6 +163,7 @@ def table_csv(
     columns = TargetColumns(targets, label_column, label_separator)
     check_name_lists(categorical=categorical, ignore=ignore)
     BOOL.check(equal_rows_together, "data.equal_rows_together")
+    check_rules(rules)
     absent = Missing(missing)
     path = given_file("file", file)
     if path is None:
@@ -159,11 +174,13 @@ def table_csv(
     if absent.named and rows == whole:
         log.warning(f"{path.name}: no cell of a feature is one of data.missing={absent.named}")
     labels, classes = _labels(path, rows, columns)
-    groups = _groups(path, rows, names) if equal_rows_together else torch.arange(len(rows))
-    fractions = {"test": test_fraction, "val": val_fraction}
-    parts = _divided(strata(labels), groups, fractions, split_seed)
-    _check_parts(path, parts, groups, fractions, columns.kind == "class")
-    return _splits(path, rows, labels, classes, parts, names, categorical)
+    division = Division({"test": test_fraction, "val": val_fraction}, split_seed, equal_rows_together, rules)
+    parts = division.parts(path, rows, names, labels, columns)
+    if columns.kind != "values":
+        tell_unmeasured(path.name, {which: labels[places] for which, places in parts.items()}, classes, "row")
+    train = [rows[place] for place in parts["train"].tolist()]
+    features = Columns.fit(for_terminal(str(path)), train, names, categorical, rules)
+    return _splits(path, rows, labels, classes, parts, features)
 
 
 def _features(
@@ -197,105 +214,18 @@ def _labels(path: Path, rows: Sequence[Row], columns: TargetColumns) -> tuple[Te
         raise DataError(f"{name} line {line}: {why} ({count}).{columns.rule} Correct or remove what has no target.")
     found = [columns.of(row) for _, row in rows]
     names = columns.names(name, found)
-    if columns.kind == "class":
-        if len(names) > len(rows) / 2:
-            many = f"{name} has {len(names)} classes in {len(rows)} rows: the column {columns.columns[0]!r}"
-            if holds_numbers(names, len(rows)):
-                raise DataError(f"{many} seems to hold numbers. For numbers write data.targets=values task=regression.")
-            raise DataError(
-                f"{many} has hardly two rows of a class, such as {names[0]!r}, and a class needs several to learn it "
-                "from. Name another column (data.label_column), or give more rows."
-            )
-        tell_single(path.name, [str(target) for target in found], "row")
-    return columns.encode(name, found, names), names
-
-
-def _groups(path: Path, rows: Sequence[Row], names: Sequence[str]) -> Tensor:
-    """Return int64 (N,), the number of each row's group, in the order of their first rows; equal rows share one.
-
-    Numbers are compared as such: 1 and 1.0 become the same feature.
-    """
-    numbers: dict[tuple[object, ...], int] = {}
-    found = []
-    for _, row in rows:
-        cells = [row[name].strip() for name in names]
-        values = tuple(cell if (number := finite_number(cell)) is None else number for cell in cells)
-        found.append(numbers.setdefault(values, len(numbers)))
-    if len(numbers) < len(rows):
-        log.info(
-            f"{path.name}: {len(rows) - len(numbers):,} of {len(rows):,} rows repeat the features of another; equal "
-            "rows are kept in one split (data.equal_rows_together)"
-        )
-    return torch.tensor(found)
-
-
-def _divided(labels: Tensor, groups: Tensor, fractions: Mapping[str, float], seed: int) -> dict[str, Tensor]:
-    """Return split -> indices (int64, ascending).
-
-    Args:
-        labels: int64 (N,), classes; each fraction is of the groups of a class, at least one if it can.
-        groups: int64 (N,), number of each row's group, in the order of their first rows. The class of a group is that
-            of its first row.
-        fractions: split -> part.
-        seed: of the draws.
-    """
-    first = torch.full((int(groups.max()) + 1,), len(groups)).scatter_reduce_(
-        0, groups, torch.arange(len(groups)), "amin"
-    )
-    drawn = _drawn(labels[first], fractions, seed)
-    return {which: torch.isin(groups, some).nonzero().flatten() for which, some in drawn.items()}
-
-
-def _check_parts(
-    path: Path, parts: Mapping[str, Tensor], groups: Tensor, fractions: Mapping[str, float], by_class: bool
-) -> None:
-    """Refuse a table of too few different rows for the splits that are wanted, and warn of one of too few rows.
-
-    Args:
-        path: of the table.
-        parts: split -> rows.
-        groups: number of each row's group.
-        fractions: split -> part that is wanted.
-        by_class: parts are drawn from each class.
-
-    Raises:
-        DataError: a wanted split has no rows, because equal ones stay together.
-    """
-    absent = [which for which, fraction in fractions.items() if fraction and which not in parts]
-    if not absent:
-        return
-    different = int(groups.max()) + 1
-    what = f"{for_terminal(str(path))} has too few rows to draw {' and '.join(absent)} from"
-    if different < len(groups):
+    if columns.kind == "class" and len(names) > len(rows) / 2:
+        many = f"{name} has {len(names)} classes in {len(rows)} rows: the column {columns.columns[0]!r}"
+        if holds_numbers(names, len(rows)):
+            raise DataError(f"{many} seems to hold numbers. For numbers write data.targets=values task=regression.")
         raise DataError(
-            f"{what}: {different} different ones, and equal rows stay in one split. Draw each row by itself "
-            "(data.equal_rows_together=false), or give more rows."
+            f"{many} has hardly two rows of a class, such as {names[0]!r}, and a class needs several to learn it "
+            "from. Name another column (data.label_column), or give more rows."
         )
-    off = " ".join(f"data.{which}_fraction=0" for which in absent)
-    off += " early_stopping=off checkpoint.save_top_k=0" * ("val" in absent)
-    kept = "one of each class stays" if by_class else "one stays"
-    log.warning(f"{what}: {len(groups)}, and {kept} in train. Give more rows, or go without: {off}")
-
-
-def _drawn(labels: Tensor, fractions: Mapping[str, float], seed: int) -> dict[str, Tensor]:
-    """Return split -> indices (int64, ascending) of labels; each fraction is of a class, at least one if it can."""
-    left = torch.arange(len(labels))
-    parts: dict[str, Tensor] = {}
-    whole = torch.bincount(labels).tolist()
-    for which, fraction in fractions.items():
-        if not fraction:
-            continue
-        there = torch.bincount(labels[left], minlength=len(whole)).tolist()
-        per_class = {
-            label: min(max(round(count * fraction), 1), rest - 1) if rest > 1 else 0
-            for label, (count, rest) in enumerate(zip(whole, there, strict=True))
-        }
-        drawn = stratified(labels[left], per_class, seed)
-        parts[which] = left[drawn]
-        keep = torch.ones(len(left), dtype=torch.bool)
-        keep[drawn] = False
-        left = left[keep]
-    return {"train": left, **{which: rows for which, rows in parts.items() if len(rows)}}
+    labels = columns.encode(name, found, names)
+    if columns.kind == "values":
+        tell_coarse(path.name, names, labels, found)
+    return labels, names
 
 
 def _splits(
@@ -304,12 +234,9 @@ def _splits(
     labels: Tensor,
     classes: Sequence[str],
     parts: Mapping[str, Tensor],
-    names: Sequence[str],
-    categorical: Sequence[str],
+    columns: Columns,
 ) -> Splits:
     name = for_terminal(str(path))
-    of_split = {which: [rows[place] for place in places.tolist()] for which, places in parts.items()}
-    columns = Columns.fit(name, of_split["train"], names, categorical)
     if len(columns.features) > LARGEST:
         widest = max(columns.columns, key=lambda column: len(column.features))
         raise DataError(
@@ -319,7 +246,7 @@ def _splits(
         )
     made, odd = dict[str, Split](), dict[str, dict[str, int]]()
     for which, places in parts.items():
-        features, odd[which] = columns.encode(name, of_split[which])
+        features, odd[which] = columns.encode(name, [rows[place] for place in places.tolist()])
         made[which] = Split(features, labels[places])
         _tell_odd(f"{path.name} {which}", odd[which])
     constant = [
@@ -331,7 +258,7 @@ def _splits(
         have = "feature has" if len(constant) == 1 else "features have"
         more = " …" * (len(constant) > SHOWN)
         log.info(f"{path.name}: {len(constant)} {have} one value in train: {', '.join(constant[:SHOWN])}{more}")
-    facts = {"file": str(path), "features": columns.features, "columns": columns.record(), "missing": odd}
+    facts = {"file": path.name, "features": columns.features, "columns": columns.record(), "missing": odd}
     sha256 = digest(*(part for split in made.values() for part in (split.inputs, split.labels)))
     return Splits(
         path.name, made["train"], made.get("val"), made.get("test"), tuple(classes), sha256, facts, modality=Tables,

@@ -5,13 +5,22 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
 
 from effbench.data.option_checks import check_memory
 from effbench.data.splits import Split, Splits
-from effbench.data.text.encoding import TextOptions, encoded, tell_unknown, text_problem, token_type, unknown_share
+from effbench.data.text.encoding import (
+    TextOptions,
+    bytes_of,
+    encoded,
+    tell_unknown,
+    text_problem,
+    token_type,
+    unknown_share,
+)
 from effbench.data.text.modality import Texts
 from effbench.data.text.tokenizers import fitted_tokenizer
 from effbench.errors import DataError
@@ -48,8 +57,11 @@ def text_splits(
         for place, text in enumerate(each):
             if why := text_problem(text):
                 raise DataError(f"{name} {which}: text {place} {why}. Leave it out.")
-    tokenizer = fitted_tokenizer(options.tokenizer, texts["train"], options.vocab_size)
-    check_memory(sum(map(len, texts.values())) * options.max_length * token_type(tokenizer).itemsize, "max_length")
+    tokenizer = fitted_tokenizer(options.tokenizer, texts["train"], options.vocab_size, options.rules)
+    every = chain.from_iterable(texts.values())
+    check_memory(
+        bytes_of(every, options.max_length, token_type(tokenizer).itemsize), "max_length", more="give fewer texts"
+    )
     cut, unknown = dict[str, int](), dict[str, float]()
     parts: dict[str, Split | None] = {"val": None, "test": None}
     for which, each in texts.items():
@@ -57,7 +69,7 @@ def text_splits(
         unknown[which] = unknown_share(tokenizer, tokens)
         parts[which] = Split(tokens, torch.as_tensor(labels[which]))
     _tell(name, {which: len(each) for which, each in texts.items()}, cut, unknown, options)
-    about = {"tokenizer": tokenizer.record(), "truncated": cut, "unknown_tokens": unknown}
+    about: dict[str, Any] = {"tokenizer": tokenizer.record(), "truncated": cut, "unknown_tokens": unknown}
     train = parts["train"]
     assert train is not None
     sha256 = _digest(texts, labels)

@@ -61,14 +61,16 @@ class Texts(Modality):
             )
         if len(found) and int(found.min()) < 0:
             raise DataError(f"{name} texts must be token numbers of at least 0; the smallest is {int(found.min())}.")
-        used = found != PADDING
-        if not bool(used[:, 0].all()):
-            row = int((~used[:, 0]).nonzero()[0])
-            raise DataError(f"{name} text {row} begins with padding (token 0): it is empty. Leave empty texts out.")
-        # padding inside a text: models would take its end for the text's end
-        if bool((used[:, 1:] & ~used[:, :-1]).any()):
-            row = int((used[:, 1:] & ~used[:, :-1]).any(1).nonzero()[0])
-            raise DataError(f"{name} text {row} has padding (token 0) between its tokens; it belongs at the end.")
+        for start in range(0, len(found), TEXTS):  # some at a time: masks of all would be as large as the texts
+            used = found[start : start + TEXTS] != PADDING
+            if not bool(used[:, 0].all()):
+                row = start + int((~used[:, 0]).nonzero()[0])
+                raise DataError(f"{name} text {row} begins with padding (token 0): it is empty. Leave empty texts out.")
+            # padding inside a text: models would take its end for the text's end
+            inside = (used[:, 1:] & ~used[:, :-1]).any(1)
+            if bool(inside.any()):
+                row = start + int(inside.nonzero()[0])
+                raise DataError(f"{name} text {row} has padding (token 0) between its tokens; it belongs at the end.")
         return found
 
     @classmethod
@@ -121,16 +123,16 @@ class Texts(Modality):
 
     @classmethod
     def misread(cls, before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-        """Tokens of another tokenizer, or of another size of vocabulary, have other numbers."""
+        """Tokens of another tokenizer, of another size of vocabulary, or by other rules have other numbers."""
         was, new = before.get("tokenizer"), now.get("tokenizer")
         # a path may have moved
         if was != new and (was in TOKENIZERS or new in TOKENIZERS):
             return "tokenizer"
-        return "vocab_size" if before.get("vocab_size") != now.get("vocab_size") else None
+        return next((key for key in ("vocab_size", "rules") if before.get(key) != now.get(key)), None)
 
     @classmethod
     def identity(cls, data: Splits) -> dict[str, Any]:
-        """Return the tokenizer: one fitted to other texts, or another file, gives tokens other numbers."""
+        """Return the tokenizer: one fitted to other texts, or another file at its path, gives tokens other numbers."""
         return {"tokenizer": data.facts.get("tokenizer")}
 
     def check_pretrained(self, folder: Path) -> None:

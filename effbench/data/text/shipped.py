@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from effbench.data.preview import previewed
+from effbench.data.rules import RULES
 from effbench.data.splits import Splits
 from effbench.data.text.dataset import text_splits
 from effbench.data.text.encoding import VOCAB_SIZE, TextOptions
@@ -17,48 +18,54 @@ from effbench.data.text.wordnet_gloss import read_wordnet_gloss
 
 
 @previewed(texts_of(64))
-def language_id(tokenizer: str = "bytes", max_length: int = 64, vocab_size: int = VOCAB_SIZE) -> Splits:
+def language_id(
+    tokenizer: str = "bytes", max_length: int = 64, vocab_size: int = VOCAB_SIZE, rules: int = RULES
+) -> Splits:
     """Return short strings of 20 languages; see effbench.data.text.language_id.
 
     Args:
-        tokenizer, max_length, vocab_size: see TextOptions.
+        tokenizer, max_length, vocab_size, rules: see TextOptions.
 
     Raises:
         ConfigError: an option is of the wrong type or out of range.
         DataError: the file is missing or damaged.
     """
-    options = TextOptions(tokenizer, max_length, vocab_size)
+    options = TextOptions(tokenizer, max_length, vocab_size, rules)
     return _encoded("language_id", read_language_id(), options)
 
 
 @previewed(texts_of(64))
-def wordnet_gloss(tokenizer: str = "words", max_length: int = 64, vocab_size: int = VOCAB_SIZE) -> Splits:
+def wordnet_gloss(
+    tokenizer: str = "words", max_length: int = 64, vocab_size: int = VOCAB_SIZE, rules: int = RULES
+) -> Splits:
     """Return glosses of nouns of 19 kinds; see effbench.data.text.wordnet_gloss.
 
     Args:
-        tokenizer, max_length, vocab_size: see TextOptions.
+        tokenizer, max_length, vocab_size, rules: see TextOptions.
 
     Raises:
         ConfigError: an option is of the wrong type or out of range.
         DataError: the file is missing or damaged.
     """
-    options = TextOptions(tokenizer, max_length, vocab_size)
+    options = TextOptions(tokenizer, max_length, vocab_size, rules)
     return _encoded("wordnet_gloss", read_wordnet_gloss(), options)
 
 
 @previewed(texts_of(320))
-def kjv_kinds(verses: int = 8, tokenizer: str = "words", max_length: int = 320, vocab_size: int = VOCAB_SIZE) -> Splits:
+def kjv_kinds(
+    verses: int = 8, tokenizer: str = "words", max_length: int = 320, vocab_size: int = VOCAB_SIZE, rules: int = RULES
+) -> Splits:
     """Return passages of the King James Bible with the kind of their book; see effbench.data.text.kjv.
 
     Args:
         verses: of a passage.
-        tokenizer, max_length, vocab_size: see TextOptions.
+        tokenizer, max_length, vocab_size, rules: see TextOptions.
 
     Raises:
         ConfigError: an option is of the wrong type or out of range.
         DataError: the file is missing or damaged.
     """
-    options = TextOptions(tokenizer, max_length, vocab_size)
+    options = TextOptions(tokenizer, max_length, vocab_size, rules)
     return _encoded("kjv_kinds", read_kjv_kinds(verses), options)
 
 

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from effbench.data.modality import Settings
-from effbench.data.option_checks import check_division, check_names, given_file
+from effbench.data.option_checks import check_division, check_memory, check_names, given_file
 from effbench.data.other_source import keep_options, reads_other_source, same_place
 from effbench.data.preview import previewed
-from effbench.data.splits import Split, Splits, stratified
-from effbench.data.table_files import ENCODING, read_columns
+from effbench.data.rules import RULES, compared
+from effbench.data.splits import FAR, Split, Splits, counts_to_draw, stratified, without_last_of_a_class
+from effbench.data.table_files import ENCODING, each_row
 from effbench.data.target_columns import (
     LABEL_COLUMN,
     SEPARATOR,
     Target,
     TargetColumns,
     holds_numbers,
-    tell_single,
+    tell_coarse,
+    tell_conflicts,
+    tell_unmeasured,
 )
 from effbench.data.text.dataset import text_splits
 from effbench.data.text.encoding import MAX_LENGTH, VOCAB_SIZE, TextOptions, encoded, tell_unknown_of_run, text_problem
@@ -36,7 +41,9 @@ log = logging.getLogger(__name__)
 Sample = tuple[str, Target]
 CLASSES = TargetColumns()  # a class a text
 FILES = {"train": "file", "val": "val_file", "test": "test_file"}  # split -> option
+Draw = Callable[[Sequence[Sample], float], tuple[list[Sample], list[Sample]]]
 _SHOWN = 5  # lines in a message
+_READING = 4  # least memory a byte of a file takes while it is read: its text, that of the reader, and what is kept
 MOST_GRADES = 10  # numbers that may well be classes, such as stars from 1 to 5
 
 
@@ -67,6 +74,7 @@ def text_csv(
     vocab_size: int = VOCAB_SIZE,
     targets: str = "class",
     label_separator: str = SEPARATOR,
+    rules: int = RULES,
 ) -> Splits:
     """Read texts and their classes, labels or numbers.
 
@@ -78,13 +86,13 @@ def text_csv(
         encoding: of text files.
         val_fraction, test_fraction: parts of the texts of `file`; unused with val_file, test_file.
         split_seed: seed of the draw.
-        tokenizer, max_length, vocab_size: see TextOptions.
+        tokenizer, max_length, vocab_size, rules: see TextOptions.
 
     Raises:
         ConfigError: an option is missing or out of range.
         DataError: a file cannot be read, a text or a label is empty, or a label of val or test is not in train.
     """
-    options = TextOptions(tokenizer, max_length, vocab_size)
+    options = TextOptions(tokenizer, max_length, vocab_size, rules)
     check_division(split_seed, val_fraction=val_fraction, test_fraction=test_fraction)
     check_names(text_column=text_column, encoding=encoding)
     columns = TargetColumns(targets, label_column, label_separator)
@@ -96,7 +104,7 @@ def text_csv(
     if given["train"] is None:
         raise ConfigError("data=text_csv needs data.file=FILE, a .csv, .tsv, .jsonl or .parquet file.")
     found = {which: _samples(path, text_column, columns, encoding) for which, path in given.items() if path is not None}
-    facts = {"file": str(file), "text_column": text_column, "label_column": label_column}
+    facts = {"file": given["train"].name, "text_column": text_column, "label_column": label_column}
     fractions = {"val": val_fraction, "test": test_fraction}
     return labelled_splits(given["train"].name, found, fractions, split_seed, options, facts, columns)
 
@@ -195,6 +203,7 @@ def labelled_splits(
     facts: Mapping[str, Any],
     columns: TargetColumns = CLASSES,
     modality: type[Texts] = Texts,
+    every_class: bool = False,
 ) -> Splits:
     """Return Splits of texts with labels; splits that are not given are drawn from train.
 
@@ -205,26 +214,19 @@ def labelled_splits(
         found: 'train', and where given 'val' and 'test' -> samples.
         fractions: 'val', 'test' -> part of the train texts to draw if the split is not given.
         split_seed: seed of the draw.
-        options: tokenizer and length.
+        options: tokenizer, length and rules.
         facts: for the record.
         columns: how the targets were read.
         modality: class that describes the samples.
+        every_class: each split needs a text of each class, however large that makes it.
 
     Raises:
         DataError: a label of val or test is not in train, or train has one class.
     """
-    parts = dict(found)
-    for which in ("test", "val"):  # test first: it stays the same for another val_fraction
-        # of all texts, as the options say: what test has taken counts too
-        rest = len(parts["train"])
-        wanted = round(fractions[which] * len(found["train"]))
-        if which not in found and wanted and rest:
-            parts["train"], parts[which] = _drawn(parts["train"], wanted / rest, split_seed, columns.kind == "class")
-            if not parts[which]:
-                log.warning(
-                    f"{name}: too few different texts to draw {which} from: equal ones stay in one split, and each "
-                    "class keeps one in train"
-                )
+    # by the newest rules: what is told of a run's data changes none of it
+    every = chain.from_iterable(found.values())
+    tell_conflicts(name, ((compared(text), text, target) for text, target in every), "text", columns.kind)
+    parts = _divided(name, found, fractions, partial(_drawn, split_seed, options.rules, columns.kind, every_class))
     # a label that only drawn texts have is still one of the model's outputs
     whole = found if columns.kind == "labels" else parts
     classes = columns.names(name, [target for _, target in whole["train"]])
@@ -235,64 +237,122 @@ def labelled_splits(
         which: columns.encode(f"{name} {which}", [target for _, target in samples], classes)
         for which, samples in ordered.items()
     }
-    if columns.kind == "class":
-        tell_single(name, [str(target) for samples in ordered.values() for _, target in samples], "text")
+    if columns.kind == "values":
+        tell_coarse(name, classes, labels["train"], [target for _, target in ordered["train"]])
+    else:
+        tell_unmeasured(name, labels, classes, "text")
     drawn = tuple(which for which in ordered if which not in found)
     return text_splits(name, texts, labels, classes, options, facts, modality, drawn)
+
+
+def _divided(
+    name: str, found: Mapping[str, Sequence[Sample]], fractions: Mapping[str, float], draw: Draw
+) -> dict[str, Sequence[Sample]]:
+    """Return the given splits, with those drawn from train that are not given.
+
+    Args:
+        name: of the dataset.
+        found: the given splits.
+        fractions: of those that are drawn.
+        draw: (samples, part) -> (rest, drawn).
+    """
+    parts = dict(found)
+    for which in ("test", "val"):  # test first: it stays the same for another val_fraction
+        # of all texts, as the options say: what test has taken counts too
+        rest, every = len(parts["train"]), len(found["train"])
+        wanted = round(fractions[which] * every)
+        if which in found or not wanted or not rest:
+            continue
+        parts["train"], parts[which] = draw(parts["train"], wanted / rest)
+        if not parts[which]:
+            log.warning(
+                f"{name}: too few different texts to draw {which} from: equal ones stay in one split, and each class "
+                "keeps one in train"
+            )
+        elif len(parts[which]) > FAR * wanted:
+            log.warning(
+                f"{name}: {which} has {len(parts[which]):,} of {every:,} texts, far more than "
+                f"data.{which}_fraction={fractions[which]:g} asks for: equal texts stay in one split, and small "
+                "classes give one each. Leave out copies, or give more texts"
+            )
+    return parts
 
 
 def _samples(path: Path, text_column: str, columns: TargetColumns, encoding: str) -> list[Sample]:
     if text_column in columns.columns:
         raise ConfigError(f"data.text_column and data.label_column are both {text_column!r}; name two columns.")
-    rows = read_columns(path, [text_column, *columns.columns], encoding)
-    name, problems = for_terminal(str(path)), []
-    for line, row in rows:
+    if path.suffix.lower() != ".parquet":  # which is compressed
+        check_memory(_READING * path.stat().st_size, "file", more="divide the file, and train on a part")
+    name, found, problems = for_terminal(str(path)), list[Sample](), list[str]()
+    # row by row: in a table of short texts the rows take several times the memory of what is kept
+    for line, row in each_row(path, [text_column, *columns.columns], encoding):
         empty = text_problem(row[text_column])
         if why := f"the text {empty}" if empty else columns.problem(row):
             problems.append(f"line {line}: {why}")
+        else:
+            found.append((row[text_column], columns.of(row)))
     if problems:
         more = f" … and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise DataError(
             f"{name} {'; '.join(problems[:_SHOWN])}{more}.{columns.rule} Fill them in, or remove those lines."
         )
-    if not rows:
+    if not found:
         raise DataError(f"{name} holds no rows: it has a line with the names of columns alone.")
-    found = [(row[text_column], columns.of(row)) for _, row in rows]
     classes = {str(target) for _, target in found} if columns.kind == "class" else set[str]()
-    if len(classes) > MOST_GRADES and holds_numbers(sorted(classes), len(rows)):
+    if len(classes) > MOST_GRADES and holds_numbers(sorted(classes), len(found)):
         raise DataError(
-            f"{name} has {len(classes)} classes in {len(rows)} rows: the column {columns.columns[0]!r} seems to hold "
+            f"{name} has {len(classes)} classes in {len(found)} rows: the column {columns.columns[0]!r} seems to hold "
             "numbers. For numbers write data.targets=values task=regression."
         )
     return found
 
 
-def _drawn(samples: Sequence[Sample], fraction: float, seed: int, by_class: bool) -> tuple[list[Sample], list[Sample]]:
-    """Draw about `fraction` of the samples, or of each class; equal texts stay together. Returns (rest, drawn)."""
-    groups: dict[str, list[int]] = {}
-    for place, (text, _) in enumerate(samples):
-        groups.setdefault(text, []).append(place)
-    # the class of a group is that of its first sample; labels and numbers have no classes to draw from in proportion
-    strata = [str(samples[places[0]][1]) if by_class else "" for places in groups.values()]
+def _drawn(
+    seed: int, rules: int, kind: str, every_class: bool, samples: Sequence[Sample], fraction: float
+) -> tuple[list[Sample], list[Sample]]:
+    """Draw about a part of the samples, or of each class; equal texts stay together.
+
+    Args:
+        seed: of the draw.
+        rules: see effbench/data/rules.py.
+        kind: of the targets: labels and numbers have no classes to draw from in proportion.
+        every_class: see `labelled_splits`.
+        samples: to draw from.
+        fraction: part of them.
+
+    Returns:
+        (rest, drawn).
+    """
     # of all samples, also those that share a text: the draw of a class depends on the classes before it
-    names = sorted({str(target) for _, target in samples} if by_class else {""})
-    numbers = {name: number for number, name in enumerate(names)}
-    labels = torch.tensor([numbers[stratum] for stratum in strata])
-    counts = torch.bincount(labels, minlength=len(names)).tolist()
-    per_class = {
-        number: min(max(round(count * fraction), 1), count - 1) if count > 1 else 0
-        for number, count in enumerate(counts)
-    }
-    chosen = set(stratified(labels, per_class, seed).tolist())
-    held = {place for number, places in enumerate(groups.values()) if number in chosen for place in places}
-    rest = [sample for place, sample in enumerate(samples) if place not in held]
-    return rest, [samples[place] for place in sorted(held)]
+    names = sorted({_stratum(kind, target) for _, target in samples})
+    number_of = {name: number for number, name in enumerate(names)}
+    group_of: dict[str, int] = {}
+    groups, labels, of_groups = list[int](), list[int](), list[int]()
+    for text, target in samples:
+        groups.append(group_of.setdefault(compared(text, rules), len(group_of)))
+        labels.append(number_of[_stratum(kind, target)])
+        if len(group_of) > len(of_groups):  # the class of a group is that of its first sample
+            of_groups.append(labels[-1])
+    sizes = torch.bincount(torch.tensor(of_groups), minlength=len(names)).tolist()
+    counts = counts_to_draw(sizes, sizes, fraction, seed, every_class or rules < RULES)
+    members = torch.tensor(groups)
+    held = without_last_of_a_class(torch.tensor(labels), members, stratified(torch.tensor(of_groups), counts, seed))
+    taken = torch.isin(members, held).tolist()
+    rest = [sample for sample, drawn in zip(samples, taken, strict=True) if not drawn]
+    return rest, [sample for sample, drawn in zip(samples, taken, strict=True) if drawn]
+
+
+def _stratum(kind: str, target: Target) -> str:
+    return str(target) if kind == "class" else ""
 
 
 def _tell_shared(name: str, parts: Mapping[str, Iterable[Sample]]) -> None:
     """Log how many texts of val and test are also in train: given files may share some."""
-    train = {text for text, _ in parts["train"]}
+    train = {compared(text) for text, _ in parts["train"]}
     for which in ("val", "test"):
-        shared = sum(text in train for text, _ in parts.get(which, ()))
+        shared = sum(compared(text) in train for text, _ in parts.get(which, ()))
         if shared:
-            log.warning(f"{name}: {shared:,} texts of {which} are in train too: its figures will be too good")
+            log.warning(
+                f"{name}: {shared:,} texts of {which} are in train too, white space and Unicode forms aside: its "
+                "figures will be too good"
+            )

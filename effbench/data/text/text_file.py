@@ -73,7 +73,7 @@ def text_file(
     path = given_file("file", file)
     if path is None:
         raise ConfigError("data=text_file needs data.file=FILE, any text file.")
-    text = _divided(_read(path, encoding), val_fraction, test_fraction, {"file": str(file)})
+    text = _divided(_read(path, encoding), val_fraction, test_fraction, {"file": path.name})
     return window_splits(path.name, text, options)
 
 
@@ -127,9 +127,6 @@ def _read(path: Path, encoding: str) -> str:
     name, text = for_terminal(str(path)), decoded(path, encoding)
     if not text.strip():
         raise DataError(f"{name} is empty. Name a file with a text.")
-    if (place := text.find("\0")) >= 0:
-        line = text.count("\n", 0, place) + 1
-        raise DataError(f"{name} line {line} holds a NUL character: it is no text, or it is UTF-16 (data.encoding).")
     try:
         text.encode()  # some encodings, such as utf-7, decode lone surrogates
     except UnicodeEncodeError as error:

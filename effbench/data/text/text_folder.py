@@ -18,9 +18,10 @@ from effbench.data.folder_rows import Rows, check_every_class, class_names, labe
 from effbench.data.option_checks import check_division, check_name_lists, check_names
 from effbench.data.other_source import keep_options, reads_other_source, same_place
 from effbench.data.preview import previewed
+from effbench.data.rules import RULES
 from effbench.data.splits import Split, Splits
 from effbench.data.table_files import ENCODING, TABLES, decoded
-from effbench.data.text.encoding import MAX_LENGTH, VOCAB_SIZE, TextOptions, text_problem
+from effbench.data.text.encoding import MAX_LENGTH, VOCAB_SIZE, TextOptions, UnknownTokens, text_problem
 from effbench.data.text.modality import TEXTS, Texts
 from effbench.data.text.text_csv import Sample, labelled_splits, other_samples, texts_of
 from effbench.errors import ConfigError, DataError, shown, unknown_name
@@ -38,11 +39,18 @@ class TextFiles(Texts):
     def read_files(
         self, paths: Sequence[str], options: Mapping[str, int], problems: list[str]
     ) -> Iterator[tuple[list[dict[str, Any]], Tensor]]:
-        """Yield {'file': path, 'line': 1} for each file; of tables {'file': path, 'line': number} for each text."""
+        """Yield {'file': path, 'line': 1} for each file; of tables {'file': path, 'line': number} for each text.
+
+        They have the order of `paths`; the files of a folder and below are sorted by their whole path.
+        """
         kind, encoding = file_kind(self._options.get("suffixes", SUFFIXES)), self._options.get("encoding") or ENCODING
-        names, texts = list[dict[str, Any]](), list[str]()
+        names, texts, unknown = list[dict[str, Any]](), list[str](), UnknownTokens(self.tokenizer)
         for path in _given(paths, kind):
-            if path.suffix.lower() in TABLES and not kind.holds(path.name):
+            table = path.suffix.lower() in TABLES and not kind.holds(path.name)
+            if texts and (table or len(texts) == TEXTS):  # a table's texts come after those of the files before it
+                yield names, unknown.add(self._samples(texts))
+                names, texts = [], []
+            if table:
                 yield from super().read_files([str(path)], options, problems)
                 continue
             text, problem = _read(path, printable(path), encoding)
@@ -51,11 +59,9 @@ class TextFiles(Texts):
                 continue
             names.append({"file": str(path), "line": 1})
             texts.append(text)
-            if len(texts) == TEXTS:
-                yield names, self._samples(texts)
-                names, texts = [], []
         if texts:
-            yield names, self._samples(texts)
+            yield names, unknown.add(self._samples(texts))
+        unknown.tell("predict")
 
 
 @previewed(texts_of(MAX_LENGTH))
@@ -69,6 +75,7 @@ def text_folder(
     tokenizer: str = "bytes",
     max_length: int = MAX_LENGTH,
     vocab_size: int = VOCAB_SIZE,
+    rules: int = RULES,
 ) -> Splits:
     """Read a folder of texts, with the rules of data=image_folder for classes, splits, links and hidden names.
 
@@ -79,13 +86,13 @@ def text_folder(
         encoding: of the files.
         val_fraction, test_fraction: parts of the texts of each class.
         split_seed: seed of the draws.
-        tokenizer, max_length, vocab_size: see TextOptions.
+        tokenizer, max_length, vocab_size, rules: see TextOptions.
 
     Raises:
         ConfigError: an option is missing or out of range.
         DataError: folders are missing or ambiguous, or a file is empty or not of the encoding.
     """
-    options = TextOptions(tokenizer, max_length, vocab_size)
+    options = TextOptions(tokenizer, max_length, vocab_size, rules)
     check_division(split_seed, val_fraction=val_fraction, test_fraction=test_fraction)
     check_names(encoding=encoding)
     kind = file_kind(suffixes)
@@ -104,7 +111,7 @@ def text_folder(
         parts["train"] = parts.pop(ALL)
     facts = {"skipped_files": dict(found.skipped)} if found.skipped else {}
     name = f"text_folder/{printable(folder.resolve().name)}"  # distinguishes folders in a report
-    made = labelled_splits(name, parts, fractions, split_seed, options, facts, modality=TextFiles)
+    made = labelled_splits(name, parts, fractions, split_seed, options, facts, modality=TextFiles, every_class=True)
     labels = torch.cat([split.labels for split in made.named().values()])
     counts = {which: len(split) for which, split in made.named().items()}
     drawn = f"data.val_fraction={val_fraction:g}, data.test_fraction={test_fraction:g}"

@@ -10,18 +10,23 @@ from base64 import b64decode, b64encode
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, ClassVar, Self
+from unicodedata import category
 
 from effbench.cache_dir import expanded
+from effbench.data.rules import RULES
+from effbench.data.text.tokenizer_parts import check_growth, check_own_parts
 from effbench.errors import ConfigError, DataError, MissingExtraError, shown, unknown_name
 from effbench.escaping import for_terminal
 from effbench.guarded import read_text
 from effbench.special_tokens import PADDING, UNKNOWN
 from effbench.units import human_bytes
 
-_WORD = re.compile(r"\w+|[^\w\s]")  # a run of letters and digits, or one other character
+_FIRST_WORD = re.compile(r"\w+|[^\w\s]")  # a run of letters and digits, or one other character
+_JOINERS = "\u200c\u200d"  # zero-width signs within words of Persian and Indian scripts
 
 
 class Tokenizer(ABC):
@@ -29,6 +34,7 @@ class Tokenizer(ABC):
 
     Attributes:
         name: value of data.tokenizer.
+        recorded: its name in records, where that is another.
         rule: how a text becomes token numbers, for users of an exported file.
         unknown: number of all tokens that are not in the vocabulary; None: every text has its tokens.
         keeps_text: tokens decode to the text that they are of, unknown ones excepted.
@@ -36,6 +42,7 @@ class Tokenizer(ABC):
     """
 
     name: ClassVar[str]
+    recorded: ClassVar[str] = ""
     rule: ClassVar[str]
     unknown: int | None = None
     keeps_text: ClassVar[bool] = True
@@ -145,7 +152,7 @@ class _Listed(Tokenizer):
         return [0, 1, *(len(token.encode()) for token in self.tokens)]
 
     def record(self) -> dict[str, Any]:
-        return {"name": self.name, "tokens": list(self.tokens)}
+        return {"name": self.recorded or self.name, "tokens": list(self.tokens)}
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
@@ -172,18 +179,44 @@ class Characters(_Listed):
 
 
 class Words(_Listed):
-    """Words in lower case, and single punctuation marks. Spaces are not tokens."""
+    """Words in lower case with their combining marks, and single punctuation marks. Spaces are not tokens.
 
-    name, joint = "words", " "
+    Python's \\w lacks the marks that UTS #18 counts to it: vowel signs of Hindi would end a word.
+    """
+
+    name, joint, recorded = "words", " ", "words_2"
     keeps_text = False
     rule = (
-        f"the text in lower case; each match of the regular expression {_WORD.pattern} (Unicode): its place in "
+        r"the text in lower case; each match of the regular expression \w[\wM]*|[^\w\s]M* (Unicode), where M are the "
+        "characters of the categories Mn, Mc and Me, U+200C and U+200D: its place in `tokens`, from 2; 1 if it is not "
+        "there"
+    )
+
+    @staticmethod
+    def split(text: str) -> Iterable[str]:
+        return (match.group() for match in _marked_word().finditer(text.lower()))
+
+
+class FirstWords(Words):
+    """Words as data.rules=1 has them: a combining mark is a token of its own."""
+
+    recorded = "words"
+    rule = (
+        f"the text in lower case; each match of the regular expression {_FIRST_WORD.pattern} (Unicode): its place in "
         "`tokens`, from 2; 1 if it is not there"
     )
 
     @staticmethod
     def split(text: str) -> Iterable[str]:
-        return (match.group() for match in _WORD.finditer(text.lower()))
+        return (match.group() for match in _FIRST_WORD.finditer(text.lower()))
+
+
+@cache
+def _marked_word() -> re.Pattern[str]:
+    """Return the expression of a word with its marks, or of another character with its marks."""
+    planes = chain(range(0x300, 0x20000), range(0xE0000, 0xE1000))  # those of Unicode that have marks
+    marks = "".join(letter for letter in map(chr, planes) if category(letter).startswith("M")) + _JOINERS
+    return re.compile(rf"\w[\w{marks}]*|[^\w\s][{marks}]*")
 
 
 class BytePairs(Tokenizer):
@@ -215,6 +248,12 @@ class BytePairs(Tokenizer):
         if len(set(numbers)) < len(numbers):
             raise ValueError("it gives two tokens the same number")
         self._check_merges(json.loads(content))
+        # as the library read it: a file may name its parts in older ways
+        self._check_parts(json.loads(self._own.to_str()))
+
+    def _check_parts(self, whole: Mapping[str, Any]) -> None:
+        """Raise ValueError if a part of a record is none that `fit` makes: it could make a text longer without end."""
+        check_own_parts(whole)
 
     def _check_merges(self, whole: Mapping[str, Any]) -> None:
         """Raise ValueError if merges are missing, or left out at random: texts would silently have other tokens."""
@@ -348,6 +387,9 @@ class Given(BytePairs):
             raise ValueError("data.tokenizer.content is no tokenizer (it is cut, too large, or more than one)")
         return super().from_record({"content": text})
 
+    def _check_parts(self, whole: Mapping[str, Any]) -> None:
+        check_growth(whole)
+
 
 _WRITE_IT = (
     "Fetch it again; for a folder of transformers without it, "
@@ -376,13 +418,14 @@ def tokenizer_file(name: object) -> Path | None:
     return path / "tokenizer.json" if path.is_dir() else path
 
 
-def fitted_tokenizer(name: str, texts: Iterable[str], vocab_size: int) -> Tokenizer:
+def fitted_tokenizer(name: str, texts: Iterable[str], vocab_size: int, rules: int = RULES) -> Tokenizer:
     """Return the tokenizer of data.tokenizer, fitted to texts or read from its file.
 
     Args:
         name: bytes, chars, words, bpe, or the path of a tokenizer.json or of its folder.
         texts: of the train split.
         vocab_size: most token numbers of a fitted one.
+        rules: see effbench/data/rules.py.
 
     Raises:
         DataError: the file is no tokenizer, or the tokens are too long for a run's record.
@@ -390,7 +433,8 @@ def fitted_tokenizer(name: str, texts: Iterable[str], vocab_size: int) -> Tokeni
     path = tokenizer_file(name)
     if path is not None:
         return Given.read(path)
-    found = tokenizer_class(name).fit(texts, vocab_size)
+    kind = tokenizer_class(name)
+    found = (FirstWords if kind is Words and rules < RULES else kind).fit(texts, vocab_size)
     # before training: a run with a larger record could not be read again
     size = len(json.dumps(found.record(), ensure_ascii=False))
     if size > _MOST_RECORDED:
@@ -416,7 +460,8 @@ def check_vocab_size(name: str, vocab_size: object) -> int:
 def restored_tokenizer(record: object) -> Tokenizer:
     """Return the tokenizer of a run's record. Raises ValueError if it is damaged."""
     name = record.get("name") if isinstance(record, Mapping) else None
-    known: dict[str, type[Tokenizer]] = {**TOKENIZERS, Given.name: Given}
+    kinds: list[type[Tokenizer]] = [*TOKENIZERS.values(), FirstWords, Given]
+    known = {kind.recorded or kind.name: kind for kind in kinds}
     if not isinstance(record, Mapping) or not isinstance(name, str) or name not in known:
         raise ValueError(f"data.tokenizer must name one of {', '.join(known)}")
     return known[name].from_record(record)

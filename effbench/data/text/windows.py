@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
@@ -215,7 +216,7 @@ def window_splits(name: str, text: SplitText, options: TextOptions) -> Splits:
     """
     texts = {which: part for which in ("train", "val", "test") if (part := getattr(text, which).decode())}
     tokenizer = fitted_tokenizer(options.tokenizer, pieces(texts.get("train", "")), options.vocab_size)
-    check_memory(sum(map(len, texts.values())) * token_type(tokenizer).itemsize, "file")
+    check_memory(_bytes_of(text, token_type(tokenizer).itemsize), "file", more="name a smaller file")
     parts: dict[str, Split | None] = {"val": None, "test": None}
     sizes, unknown = dict[str, dict[str, int]](), dict[str, float]()
     for which, each in texts.items():
@@ -239,6 +240,16 @@ def window_splits(name: str, text: SplitText, options: TextOptions) -> Splits:
 def content_sha256(text: SplitText) -> str:
     """Return the sha256 (hex) of a divided text: not of tokens, which follow from the config."""
     return hashlib.sha256(b"\0".join((text.train, text.val, text.test))).hexdigest()
+
+
+def _bytes_of(text: SplitText, item_bytes: int) -> int:
+    """Return how much memory a text takes at most, with tokens of item_bytes each.
+
+    Its characters are held whole, in parts and decoded once more, its bytes twice, and its tokens, at most one a byte,
+    twice while they are joined.
+    """
+    parts = (text.train, text.val, text.test)
+    return sum(3 * sys.getsizeof(part.decode()) + (2 + 2 * item_bytes) * len(part) for part in parts)
 
 
 def cut(name: str, tokens: Tensor, context: int, least: int = 1) -> Split:

@@ -70,6 +70,15 @@ def test_rows_that_cannot_be_trained_on_are_refused(rows: object, said: str) -> 
         splits(rows)
 
 
+def test_numbers_that_float32_cannot_tell_apart_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    exact = torch.stack([torch.arange(200), torch.arange(200) + 1_700_000_000], 1).double()
+    Rows.checked("mine train", exact, 200)
+    assert "mine train rows: float32 holds the numbers of column 1 to within 64 only" in caplog.text
+    caplog.clear()
+    Rows.checked("mine train", exact - exact.mean(0), 200)
+    assert not caplog.text
+
+
 def test_record_restores_the_same_normalisation() -> None:
     data = synthetic_rows(num_features=3)
     before = Rows.fit(data, Settings())

@@ -194,6 +194,146 @@ def test_a_table_without_equal_rows_is_drawn_as_before(tmp_path):
     assert together.sha256 == apart.sha256
 
 
+def test_rows_that_look_equal_stay_in_one_split(tmp_path):
+    """White space and Unicode form aside, as texts do; by rules 1 each form is a row of its own."""
+    names = [(f"Bär {n}", f"Ba\u0308r  {n}") for n in range(60)]
+    content = [(form, str(n), "ab"[n % 2]) for n, both in enumerate(names) for form in both]
+    path = write(tmp_path / "a.csv", content, ("name", "x", "label"))
+    apart = {}
+    for rules in (1, 2):
+        data = table_csv(path, rules=rules)
+        seen = [set(split.inputs[:, -1].tolist()) for split in data.named().values()]
+        apart[rules] = sum(map(len, seen)) - 60
+    assert apart[2] == 0 < apart[1]
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_equal_rows_with_two_labels_are_counted(tmp_path, caplog, together):
+    content = [(str(n), "ab"[n % 2]) for n in range(40)] + [("4.0", "b"), ("6", "b"), ("8", "a")]
+    table_csv(write(tmp_path / "a.csv", content, ("x", "label")), equal_rows_together=together)
+    [said] = [message for message in caplog.messages if "different labels" in message]
+    assert said.startswith("a.csv: 2 rows occur with different labels, such as line 42 with 'a' and 'b': ")
+
+
+def test_no_class_of_rows_is_drawn_away_with_another(tmp_path, caplog):
+    """Its rows are equal to some of class a, which decides where they are drawn to."""
+    content = [(str(n), "ab"[n % 2]) for n in range(40)] + [("4", "c"), ("6", "c")]
+    path = write(tmp_path / "a.csv", content, ("x", "label"))
+    lost = 0
+    for seed in range(20):
+        options = {"split_seed": seed, "val_fraction": 0.3, "test_fraction": 0.3}
+        data = table_csv(path, **options)
+        assert set(data.train.labels.tolist()) == {0, 1, 2}
+        seen = [set(split.inputs.flatten().tolist()) for split in data.named().values()]
+        assert sum(map(len, seen)) == len(set.union(*seen)) == 40
+        caplog.clear()
+        before = table_csv(path, rules=1, **options)  # runs of before keep their splits, and are told
+        lost += 2 not in before.train.labels.tolist()
+        assert ("no row of train has the label 'c'" in caplog.text) == (2 not in before.train.labels.tolist())
+    assert lost
+
+
+def test_many_small_classes_of_rows_keep_the_fractions(tmp_path):
+    content = [(str(n), f"class {n % 150}") for n in range(300)]
+    data = table_csv(write(tmp_path / "a.csv", content, ("x", "label")))
+    assert {which: len(split) for which, split in data.named().items()} == {"train": 210, "val": 30, "test": 60}
+    assert set(data.train.labels.tolist()) == set(range(150))
+
+
+@pytest.mark.parametrize("size", [7, 40])
+def test_a_table_of_larger_classes_keeps_its_splits(tmp_path, size):
+    path = write(tmp_path / "a.csv", [(str(n), "abcde"[n % 5]) for n in range(5 * size)], ("x", "label"))
+    assert table_csv(path).sha256 == table_csv(path, rules=1).sha256
+
+
+# --- numbers that are too large for float32
+
+DATES = [f"2024{month:02d}{day:02d}" for month in (1, 2) for day in range(1, 29)]
+
+
+def test_large_numbers_keep_their_differences(tmp_path, caplog):
+    """float32 holds 20240101 to within 1: every second date would become the one beside it."""
+    content = [(date, "" if n % 9 == 5 else str(n), "ab"[n % 2]) for n, date in enumerate(DATES)]
+    path = write(tmp_path / "a.csv", content, ("date", "n", "label"))
+    with caplog.at_level("INFO"):
+        data = table_csv(path, val_fraction=0, test_fraction=0)
+    kind = Tables.fit(data, Settings())
+    exact = np.array(DATES, dtype=np.float64)
+    got = kind.plain(data.train.inputs, slice(None))[:, 0].numpy()
+    np.testing.assert_allclose(got, (exact - exact.mean()) / exact.std(), rtol=0, atol=1e-6)
+    assert "the numbers of the column 'date' to within 1 only: their differences from" in caplog.text
+    # what a run records gives the same numbers, also to a file of other dates
+    record = json.loads(json.dumps({**data.facts, **kind.record(), "shape": list(data.shape)}))
+    restored = Tables.restored(record, Settings())
+    other = write(tmp_path / "b.csv", [("20240103", "1"), ("", "2")], ("date", "n"))
+    [(_, read)] = restored.read_files([other], {}, [])
+    expected = (np.array([20240103, exact.mean()]) - exact.mean()) / exact.std()
+    np.testing.assert_allclose(restored.normalise(read)[:, 0].numpy(), expected, rtol=0, atol=1e-6)
+    # the other column is as it was: exports and records of ordinary tables do not change
+    assert [sorted(column) for column in data.facts["columns"]] == [
+        ["categories", "centre", "fill", "name", "tells_missing"], ["categories", "fill", "name", "tells_missing"],
+    ]  # fmt: skip
+
+
+def test_a_run_of_before_reads_large_numbers_as_it_did(tmp_path, caplog):
+    content = [(date, "ab"[n % 2]) for n, date in enumerate(DATES)]
+    path = write(tmp_path / "a.csv", content, ("date", "label"))
+    data = table_csv(path, rules=1, val_fraction=0, test_fraction=0)
+    assert data.train.inputs[:, 0].tolist() == np.array(DATES, dtype=np.float32).tolist()
+    assert "which is much of their differences: this run was begun so" in caplog.text
+    assert all("centre" not in column for column in data.facts["columns"])
+    record = {**data.facts, "shape": [1], "mean": [0.0], "std": [1.0]}
+    [(_, got)] = Tables.restored(record, Settings()).read_files([path], {}, [])
+    assert torch.equal(got, data.train.inputs)
+
+
+@pytest.mark.parametrize(
+    ("cells", "coarse"),
+    [
+        ([f"{1_700_000_000 + n}" for n in range(40)], True),
+        ([f"{1_700_000_000 + 86_400 * n}" for n in range(400)], False),  # a year of days: 64 s of it are no matter
+        (["20240101"] * 40, False),
+        ([f"{n}.25" for n in range(40)], False),
+        ([f"{200_000 + 1000 * n}" for n in range(40)], False),
+    ],
+)
+def test_only_numbers_that_lose_much_are_centred(tmp_path, cells, coarse, caplog):
+    path = write(tmp_path / "a.csv", [(cell, str(n), "ab"[n % 2]) for n, cell in enumerate(cells)], ("x", "y", "label"))
+    data = table_csv(path, val_fraction=0, test_fraction=0, ignore=["y"])
+    assert ("centre" in data.facts["columns"][0]) == coarse
+    caplog.clear()
+    options = {"label_column": "x", "targets": "values", "ignore": ["label"]}
+    table_csv(path, **options)
+    assert ("float32 holds the numbers of 'x' to within" in caplog.text) == coarse
+
+
+def test_an_export_s_record_is_enough_to_make_features(tmp_path):
+    """By the words of `rule`, and nothing else: fills of missing numbers, categories, and what is subtracted."""
+    content = [("" if n % 7 == 3 else date, ("red ", "blue", "NA")[n % 3], "ab"[n % 2]) for n, date in enumerate(DATES)]
+    path = write(tmp_path / "a.csv", content, ("date", "colour", "label"))
+    options = {"missing": ["NA"], "val_fraction": 0, "test_fraction": 0}
+    data = table_csv(path, **options)
+    kind = Tables.fit(data, Settings(data=options))
+    about = json.loads(json.dumps(kind.export_facts()))["preprocessing"]
+    assert about["features"] == data.facts["features"]
+    assert "`fill` where the cell is empty" in about["rule"]
+
+    def features(cells: dict[str, str]) -> list[float]:
+        row = []
+        for column in about["columns"]:
+            cell = cells[column["name"]].strip()
+            cell = "" if cell in about["missing"] else cell
+            if column["categories"] is not None:
+                row += [float(cell == category) for category in column["categories"]]
+                continue
+            row.append((float(cell) if cell else column["fill"]) - column.get("centre", 0))
+            row += [float(not cell)] * column["tells_missing"]
+        return row
+
+    rows = [features({"date": date, "colour": colour}) for date, colour, _ in content]
+    np.testing.assert_array_equal(np.array(rows, dtype=np.float32), data.train.inputs.numpy())
+
+
 def test_a_semicolon_divides_columns_where_no_comma_does(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("x;colour;label\n" + "".join(f"{n}.5;red, green;{'ab'[n % 2]}\n" for n in range(30)))

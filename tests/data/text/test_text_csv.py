@@ -128,13 +128,30 @@ def test_bad_json_lines_are_named(tmp_path, line, message):
         text_csv(str(path))
 
 
-def test_other_encodings_long_cells_and_nul_are_read(tmp_path):
-    rows = [("ähnlich", "a"), ("y" * 1_000_000, "b"), ("nul \x00 byte", "a"), ("z", "b")]
+def test_other_encodings_and_long_cells_are_read(tmp_path):
+    rows = [("ähnlich", "a"), ("y" * 1_000_000, "b"), ("z", "b")]
     data = text_csv(str(write(tmp_path / "a.csv", rows, encoding="latin-1")), encoding="latin-1", val_fraction=0,
                     test_fraction=0)  # fmt: skip
-    assert decoded(data.train) == ["ähnlich", "y" * 256, "nul \x00 byte", "z"]
+    assert decoded(data.train) == ["ähnlich", "y" * 256, "z"]
     assert data.facts["truncated"] == {"train": 1}
     assert csv.field_size_limit() == 131_072
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_a_nul_in_a_text_is_named_by_its_line(tmp_path, suffix):
+    """Of a binary file, or of UTF-16 that is read as another encoding."""
+    path = str(write(tmp_path / f"a.{suffix}", [("good", "a"), ("nul \x00 byte", "b")]))
+    line = {"csv": 3, "jsonl": 2, "parquet": 2}[suffix]
+    with pytest.raises(DataError, match=rf"line {line}.* holds a NUL character.*UTF-16 \(data.encoding\)"):
+        text_csv(path)
+
+
+def test_a_table_in_another_encoding_is_named_as_such(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\nx,a\ny,b\n", encoding="utf-16-le")
+    with pytest.raises(DataError, match="a.csv line 1 holds a NUL character"):
+        text_csv(str(path))
+    assert text_csv(str(path), encoding="utf-16-le", val_fraction=0, test_fraction=0).classes == ("a", "b")
 
 
 @pytest.mark.parametrize(
@@ -145,6 +162,8 @@ def test_other_encodings_long_cells_and_nul_are_read(tmp_path):
         ({"label_column": "text"}, "are both 'text'"),
         ({"encoding": "klingon"}, "data.encoding: unknown encoding"),
         ({"val_fraction": 2}, "data.val_fraction"),
+        ({"rules": 3}, "data.rules must be 1 or 2; got 3"),
+        ({"rules": True}, "data.rules must be 1 or 2; got true"),
         ({"val_fraction": 0.7, "test_fraction": 0.7}, "to leave samples to train on"),
     ],
 )
@@ -241,6 +260,9 @@ def test_files_of_predict(tmp_path):
     assert read_texts(tmp_path / "a.csv", {}) == [(2, "x")]
     (tmp_path / "pipe").write_text("three")
     assert read_texts(tmp_path / "pipe", {}) == [(1, "three")]
+    (tmp_path / "binary.txt").write_bytes(b"one\n\0two\n")
+    with pytest.raises(DataError, match="binary.txt line 2 holds a NUL character"):
+        read_texts(tmp_path / "binary.txt", {})
     with pytest.raises(DataError, match="there is no file"):
         text_files([tmp_path / "none"])
     (tmp_path / "empty").mkdir()

@@ -120,23 +120,32 @@ def test_files_that_are_no_texts_are_named(tmp_path):
     (root / "a" / "empty.txt").write_text("")
     (root / "b" / "space.txt").write_text(" \n")
     (root / "b" / "gone.txt").symlink_to("nowhere")
+    (root / "b" / "nul.txt").write_bytes(b"one\ntwo\0")
     with pytest.raises(DataError) as caught:
         text_folder(root)
     said = str(caught.value)
-    assert "4 of 24 files are no texts" in said
+    assert "5 of 25 files are no texts" in said
+    assert "nul.txt line 2 holds a NUL character" in said
     assert "latin.txt line 1 is no utf-8-sig (byte 0, 0xe4" in said
     assert "a/empty.txt is empty" in said
     assert "b/space.txt is empty" in said
     assert "gone.txt cannot be read (No such file or directory)" in said
 
 
-def test_long_texts_nul_and_other_encodings_are_read(tmp_path):
+def test_long_texts_and_other_encodings_are_read(tmp_path):
     root = fill(tmp_path / "set", count=1)
     (root / "a" / "long.txt").write_text("y" * 1_000_000)
-    (root / "b" / "nul.txt").write_bytes("nul \0 ä".encode("latin-1"))
+    (root / "b" / "latin.txt").write_bytes("ä".encode("latin-1"))
     data = text_folder(root, encoding="latin-1", **WHOLE)
-    assert decoded(data.train) == [" a 0", "y" * 256, " b 0", "nul \0 ä"]
+    assert decoded(data.train) == [" a 0", "y" * 256, " b 0", "ä"]
     assert data.facts["truncated"] == {"train": 1}
+
+
+def test_a_class_of_few_files_is_in_each_split_all_the_same(tmp_path, caplog):
+    """The rule of folders, which refuse a split without a class: 12 classes of 4 files make large splits."""
+    data = text_folder(fill(tmp_path / "set", count=4, classes="abcdefghijkl"))
+    assert {which: len(split) for which, split in data.named().items()} == {"train": 24, "val": 12, "test": 12}
+    assert "test has 12 of 48 texts, far more than data.test_fraction=0.1 asks for" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -197,3 +206,37 @@ def test_predict_takes_a_file_for_one_text(tmp_path):
     assert problems == [f"{paths[2]} is empty"]
     with pytest.raises(DataError, match="there is no file"):
         list(kind.read_files([str(tmp_path / "none")], {}, problems))
+
+
+def test_predict_answers_in_the_order_of_the_files(tmp_path):
+    """A table between files of texts came before all of them."""
+    data = text_folder(fill(tmp_path / "set"))
+    kind = TextFiles.restored(recorded(data), Settings(data={"suffixes": [".txt"]}))
+    (tmp_path / "a.csv").write_text("text\nfirst\nsecond\n")
+    (tmp_path / "z.txt").write_text("z")
+    asked = [str(tmp_path / name) for name in ("z.txt", "a.csv", "set/b", "z.txt")]
+    read = list(kind.read_files(asked, {}, []))
+    names = [name["file"] for names, _ in read for name in names]
+    inside = sorted(map(str, (tmp_path / "set" / "b").iterdir()))
+    assert names == [asked[0], asked[1], asked[1], *inside, asked[3]]
+    texts = [Bytes().decode(row) for _, tokens in read for row in tokens.tolist()]
+    assert texts == ["z", "first", "second", *(Path(file).read_text() for file in inside), "z"]
+
+
+def test_predict_counts_unknown_tokens_of_files(tmp_path, caplog):
+    data = text_folder(fill(tmp_path / "set"), tokenizer="words")
+    kind = TextFiles.restored(recorded(data), Settings(data={"suffixes": [".txt"]}))
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "1.txt").write_text("a b zebra")
+    (other / "2.txt").write_text("мир")
+    with caplog.at_level("INFO"):
+        list(kind.read_files([str(other)], {}, []))
+    assert (
+        "predict: 50.0 % of the tokens are not in the run's vocabulary, and none of 1 of the 2 texts is" in caplog.text
+    )
+    (other / "3.txt").write_bytes(b"a\0b")
+    problems: list[str] = []
+    list(kind.read_files([str(other)], {}, problems))
+    assert len(problems) == 1
+    assert "3.txt line 1 holds a NUL character" in problems[0]

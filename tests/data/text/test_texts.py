@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,8 +14,8 @@ from effbench.data.batches import EvalBatches, Shard, TrainBatches, by_length
 from effbench.data.modality import Settings
 from effbench.data.splits import Split, Splits
 from effbench.data.text.dataset import text_splits
-from effbench.data.text.encoding import TextOptions, encoded
-from effbench.data.text.modality import Texts
+from effbench.data.text.encoding import TextOptions, bytes_of, encoded
+from effbench.data.text.modality import TEXTS, Texts
 from effbench.data.text.tokenizers import Bytes, Words
 from effbench.errors import ConfigError, DataError
 
@@ -26,6 +28,7 @@ from effbench.errors import ConfigError, DataError
         ({"tokenizer": "bytes"}, {"tokenizer": "here"}, "tokenizer"),
         ({"tokenizer": "there"}, {"tokenizer": "here"}, None),  # a folder may have moved
         ({"tokenizer": "words", "vocab_size": 99}, {"tokenizer": "words", "vocab_size": 100}, "vocab_size"),
+        ({"tokenizer": "words", "rules": 1}, {"tokenizer": "words", "rules": 2}, "rules"),
         ({}, {}, None),
     ],
 )
@@ -91,9 +94,9 @@ def test_cut_texts_are_counted_and_said(caplog):
     assert f"{long} of 400 train" in caplog.text
 
 
-@pytest.mark.parametrize("text", ["", "  \n\t", "\ud800"])
+@pytest.mark.parametrize("text", ["", "  \n\t", "\ud800", "a\0b"])
 def test_empty_and_impossible_texts_are_named(text):
-    with pytest.raises(DataError, match="mine train: text 1 (is empty|has a lone surrogate)"):
+    with pytest.raises(DataError, match="mine train: text 1 (is empty|has a lone surrogate|holds a NUL)"):
         text_splits("mine", {"train": ["a", text]}, {"train": [0, 1]}, ["x", "y"], TextOptions())
 
 
@@ -101,6 +104,49 @@ def test_a_text_of_a_megabyte_is_cut():
     tokens, cut = encoded(Bytes(), ["ä" * 1_000_000], 7)
     assert tokens.shape == (1, 7)
     assert cut == 1
+
+
+def test_many_texts_are_encoded_a_few_at_a_time(monkeypatch):
+    own = texts(10)
+    whole = encoded(Bytes(), own, 20)
+    monkeypatch.setattr("effbench.data.text.encoding.ROWS", 3)
+    tokens, cut = encoded(Bytes(), own, 20)
+    assert torch.equal(tokens, whole[0])
+    assert decoded(tokens) == [text[:20] for text in own]
+    assert cut == whole[1] == sum(len(text) > 20 for text in own)
+
+
+def test_texts_that_no_memory_holds_are_refused_with_their_size(monkeypatch):
+    """Token numbers alone would be 1.3 MB; Python's objects and a mask make it more than twice as much."""
+    memory = {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": 2_000_000}
+    monkeypatch.setattr("os.sysconf", memory.__getitem__)
+    own = [f"text {number}" for number in range(5000)]
+    ask = {"train": own}, {"train": torch.arange(5000) % 2}, ["a", "b"]
+    assert text_splits("mine", *ask, TextOptions(max_length=40)).train.inputs.nbytes == 400_000
+    with pytest.raises(ConfigError, match=r"data.max_length: .* Lower data.max_length, or give fewer texts\."):
+        text_splits("mine", *ask, TextOptions(max_length=128))
+
+
+def test_python_objects_of_texts_are_counted_as_they_are():
+    """As a table is held: a tuple of text and label in one list, in that of its split, and the text in a third."""
+    tracemalloc.start()
+    try:
+        found = [(f"text number {number}", f"label {number % 3}") for number in range(20_000)]
+        held = [found[:16_000], found[16_000:18_000], found[18_000:]]
+        own = [[text for text, _ in part] for part in held]
+        used, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    counted = bytes_of((text for part in own for text in part), 1, 1) - 20_000 * 2
+    assert used <= counted <= 1.5 * used
+
+
+def test_a_bad_row_is_named_wherever_it_is():
+    tokens = torch.ones(TEXTS * 2, 3, dtype=torch.int64)
+    tokens[TEXTS + 5, 1] = 0
+    labels = torch.arange(TEXTS * 2) % 2
+    with pytest.raises(DataError, match=f"text {TEXTS + 5} has padding"):
+        Splits("mine", Split(tokens, labels), None, None, ("a", "b"), "0", modality=Texts)
 
 
 def test_a_length_that_no_memory_holds_is_refused():
