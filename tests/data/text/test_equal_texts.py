@@ -153,7 +153,7 @@ def test_many_small_classes_keep_the_fractions(tmp_path, size, caplog):
     assert "far more than" not in caplog.text
 
 
-def test_classes_of_a_small_split_are_not_the_first_of_the_alphabet(tmp_path):
+def test_classes_of_a_small_split_are_of_the_whole_alphabet(tmp_path):
     rows = [(f"text {label} {n}", f"class {label:03d}") for label in range(100) for n in range(4)]
     data = text_csv(write(tmp_path / "a.csv", rows))
     both = [set(data.named()[which].labels.tolist()) for which in ("val", "test")]
