@@ -87,7 +87,11 @@ def is_coarse(error: float, deviation: float) -> bool:
 
 
 def read_columns(path: Path, columns: Sequence[str], encoding: str = ENCODING) -> list[tuple[int, dict[str, str]]]:
-    """Read some columns of a table as texts; see `each_row`."""
+    """Read some columns of a table as texts.
+
+    Args:
+        path, columns, encoding: see `each_row`.
+    """
     return list(each_row(path, columns, encoding))
 
 
