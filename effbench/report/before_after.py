@@ -124,7 +124,7 @@ def _quantized_sentence(details: Mapping[str, Any]) -> Sequence[str]:
     if details["scheme"] == "bf16":
         arrays = counted(details["layers"], "array")
         return [f"{arrays} of weights in bfloat16; a runtime computes as with the file before."]
-    ranges = f", ranges from {details['calibration']} training samples" if details["calibration"] else ""
+    ranges = f", ranges from {counted(details['calibration'], 'training sample')}" if details["calibration"] else ""
     floating, layers = details["floating"], details["layers"]
     kept = f"{len(floating)} of {layers} layers stay in float32: {', '.join(floating)}" if floating else ""
     of = "products, embeddings and LSTMs" if details["scheme"] == "dynamic" else "layers"
