@@ -105,6 +105,7 @@ def test_large_models_come_last_and_a_name_limits_them() -> None:
     assert [case.key for case in cases(["cnn"])] == ["cnn 32 px", "cnn 224 px"]
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 def test_nothing_in_an_untrained_model_is_neutral() -> None:
     """A file without batch norms' statistics, or without a head of zeros, would otherwise give the same answers."""

@@ -47,6 +47,7 @@ def test_no_function_of_effbench_is_longer_than_a_screen() -> None:
     assert {name: lines for name, lines in functions.items() if lines > LONGEST_FUNCTION} == {}
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 def test_only_white_box_files_use_private_names() -> None:
     """A test that reaches into effbench's private names breaks when the code is rearranged: its file says so."""

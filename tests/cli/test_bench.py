@@ -127,6 +127,7 @@ def test_the_table_fits_80_columns(benched: Path, monkeypatch: pytest.MonkeyPatc
     assert "A/A: bf16 measured twice" in out
 
 
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.slow
 def test_a_file_is_measured_and_what_cannot_read_it_is_a_row(run: Path, tmp_path: Path, capsys: Any) -> None:

@@ -60,6 +60,7 @@ def by_hand(file: Path, samples: torch.Tensor) -> np.ndarray[Any, Any]:
     return np.asarray(session.run(None, {given.name: samples.numpy()})[0])
 
 
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.slow
 def test_accuracy_before_and_after_is_what_onnxruntime_answers(run: Path, quantized: Path) -> None:

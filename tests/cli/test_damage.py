@@ -221,6 +221,7 @@ def test_the_same_data_elsewhere_are_the_same(on_pictures: Path, effbench: Effbe
     assert effbench("train", "resume=run")[0] == 0
 
 
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.row(21)
 def test_best_values_of_other_data_do_not_count(on_pictures: Path, effbench: Effbench, tmp_path: Path) -> None:

@@ -405,11 +405,10 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> Networks:
     return Networks(tmp_path_factory.mktemp("networks"))
 
 
+@pytest.mark.proof
 @pytest.mark.process
-@pytest.mark.parametrize(
-    "form", [pytest.param(form, marks=[pytest.mark.proof] * (form not in ("onnx", "torchscript"))) for form in SUFFIXES]
-)
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.proof] * (name != "cnn")) for name in MODELS])
+@pytest.mark.parametrize("form", SUFFIXES)
+@pytest.mark.parametrize("name", MODELS)
 def test_every_kind_of_network_is_equal_in_every_format(name: str, form: str, networks: Networks) -> None:
     run = networks.run(name)
     images = pixels(run)

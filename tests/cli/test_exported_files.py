@@ -113,6 +113,7 @@ def changed(file: Path, **changes: Any) -> Opened:
     return open_export(file)
 
 
+@pytest.mark.proof
 def test_a_file_is_matched_with_its_run_by_its_weights(
     run: Path, files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -21,6 +21,7 @@ from tests.study.kills import WORDS, killed, same, table_in, verdicts
 from tests.terminal import CTRL_C, Terminal
 
 pytest.importorskip("optuna")
+pytestmark = pytest.mark.proof  # 18 real runs
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +142,6 @@ def test_a_study_is_read_from_its_journal_alone(done: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.process
-@pytest.mark.proof
 def test_killed_at_random_and_restarted_it_ends_the_same(done: Path, tmp_path: Path) -> None:
     killed(WORDS, tmp_path, kills=4, chance=random.Random(0))  # `make torture` kills it 30 times
     assert same(table_in(tmp_path / "out")) == same(table_in(done))
@@ -150,7 +150,6 @@ def test_killed_at_random_and_restarted_it_ends_the_same(done: Path, tmp_path: P
 
 
 @pytest.mark.process
-@pytest.mark.proof
 def test_after_ctrl_c_the_printed_command_ends_the_same(done: Path, tmp_path: Path) -> None:
     with Terminal(WORDS, tmp_path, columns=80) as terminal:
         terminal.wait_for("final mlp-adamw 1/6")
@@ -167,7 +166,6 @@ def test_after_ctrl_c_the_printed_command_ends_the_same(done: Path, tmp_path: Pa
 
 
 @pytest.mark.process
-@pytest.mark.proof
 @pytest.mark.parametrize("flags", [[], ["--plan"]])
 def test_ctrl_c_before_the_study_began_leaves_nothing(flags: list[str], tmp_path: Path) -> None:
     with Terminal([*WORDS, *flags], tmp_path) as terminal:
@@ -198,7 +196,6 @@ def small_disk(tmp_path: Path) -> Iterator[tuple[Path, Callable[[int], None]]]:
 
 
 @pytest.mark.process
-@pytest.mark.proof
 def test_a_disk_that_fills_up_stops_it_and_it_goes_on(
     done: Path, small_disk: tuple[Path, Callable[[int], None]]
 ) -> None:
@@ -221,7 +218,6 @@ def test_a_disk_that_fills_up_stops_it_and_it_goes_on(
 
 
 @pytest.mark.process
-@pytest.mark.proof
 def test_a_budget_in_seconds_gives_every_run_of_an_arm_its_steps(tmp_path: Path) -> None:
     words = [*WORDS, "study.epochs=null", "study.seconds=0.2", "study.trials=2", "study.timing_rounds=2"]
     result = effbench(*words, cwd=tmp_path)

@@ -166,6 +166,7 @@ def word_file(path: Path, words: list[str]) -> str:
     return str(path)
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 @pytest.mark.parametrize("recorded", [True, False])
 def test_a_resume_notices_another_tokenizer_at_its_path(recorded, tmp_path, monkeypatch):
