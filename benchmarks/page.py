@@ -80,10 +80,9 @@ def _machine_line(machine: Mapping[str, Any]) -> str:
 
 
 def _section(row: str, entry: Mapping[str, Any]) -> str:
-    name = f"{row} · " if row.isdigit() else ""
     figures = entry["figures"]
     own = _have_arms_of_their_own(figures)
-    parts = [f"## {name}{entry['title']}", _measured(entry)]
+    parts = [f"## {row} · {entry['title']}", _measured(entry)]
     if figures:
         columns = ["figure", "median [95 %]", "n", "target", "", "control", *(["medians"] if own else [])]
         head = [_row(columns), _row(["---"] * len(columns))]
@@ -99,7 +98,8 @@ def _section(row: str, entry: Mapping[str, Any]) -> str:
 def _measured(entry: Mapping[str, Any]) -> str:
     commit = f" at {entry['commit']}" if entry.get("commit") else ""
     capability = entry["machine"].get("cpu_capability")  # machines of one name have other vector units
-    where = f", on a processor with {capability}" if capability else ""
+    cores = entry["machine"]["cores"]
+    where = f", {cores} core{'s' * (cores > 1)}" + (f" with {capability}" if capability else "")
     return f"Measured {entry['date']}{commit}, {entry['minutes']} minutes{where}."
 
 

@@ -41,8 +41,8 @@ accuracies differ by seed (± standard deviation), and show that all learn the s
 
 The overhead: seconds from one forward pass of training to the next, within an epoch, less those of the loop by hand in
 the same round; the processes take turns of {SLICE_STEPS} steps. The loop by hand against itself is the control.
-effbench keeps freed memory for the next step (glibc's mallopt) and computes linear layers by its own kernels, which the
-others do not: its overhead may be below zero."""
+effbench keeps freed memory for the next step (glibc's mallopt) and, on AMD processors with
+AVX-512, computes linear layers by its own kernels. The others do neither, so its overhead may be below zero."""
 
 
 def write_page(path: Path) -> None:

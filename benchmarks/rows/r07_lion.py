@@ -14,8 +14,8 @@ TARGETS = {
     ("adamw", "resnet152"): "<= 0.65",
 }
 NOTE = (
-    "What stands between ours / AdamW on ResNet-152 and 0.65: both are at the bandwidth of memory (row 9) and move 20"
-    " and 28 bytes a parameter, 0.714. Software prefetch, streaming stores, huge pages and flat storage were tried in"
+    "Why ours / AdamW on ResNet-152 does not reach 0.65: both are limited by the bandwidth of memory (row 9) and move "
+    "20 and 28 bytes a parameter, a ratio of 0.714. Software prefetch, streaming stores, huge pages and flat storage were tried in"
     " one process, in turns with the step as it is (n = 15 to 20 each): no difference beyond the noise. Between lion-"
     "pytorch / ours and 3.5 stands the same bandwidth, and that lion-pytorch's eight operations, 80 bytes, do not all"
     " go to memory: ResNet-152's tensors have 9 MB at most, the third cache 32. How fast memory is changes here from "

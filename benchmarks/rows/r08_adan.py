@@ -16,8 +16,8 @@ TARGETS = {
 }
 
 NOTE = (
-    "What stands between ours / AdamW on ResNet-152 and 1.4: both are at the bandwidth of memory (row 9) and move 44 "
-    "and 28 bytes a parameter, 1.57. Keeping the gradient itself as the previous one, 40 bytes, took 3 % off (median "
+    "Why ours / AdamW on ResNet-152 does not reach 1.4: both are limited by the bandwidth of memory (row 9) and move "
+    "44 and 28 bytes a parameter, a ratio of 1.57. Keeping the gradient itself as the previous one, 40 bytes, took 3 % off (median "
     "of 20 in turns) and was left out. Five times timm's speed would be 27 ms, 98 GB/s, where ours moves 56 GB/s and "
     "torch's AdamW 52."
 )

@@ -8,7 +8,7 @@ from benchmarks.figures import Figure, figure, milliseconds, over
 TITLE = "Lion's and Adan's step without a compiler on the machine, ResNet-152"
 STEPS = "benchmarks.arms_steps:steps"
 NOTE = (
-    "What stands between Lion and 1.7: its seven operations over lists that stay in the cache keep both processors "
+    "Why Lion does not reach 1.7: its seven operations over lists that stay in the cache keep both processors "
     "busy (68 ms of processor time, 36 ms of wall time; medians of 40). In turns with it: the same as one TorchScript "
     "function without Python's lock 1.02 (n = 40), with scratch memory kept and lists of a quarter of the size 1.07 "
     "(n = 15), two operations of the seven joined by torch's fused SGD 1.05 (n = 60). And lion-pytorch itself takes "

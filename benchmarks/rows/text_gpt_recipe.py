@@ -11,7 +11,8 @@ SEEDS = range(3)
 BUDGET_S = 300
 NOTE = (
     f"trainer.max_time={BUDGET_S}. The mean over seeds with Student's t interval, in the column of medians. bzip2 "
-    "needs 1.85 for the validation text by itself, lzma 2.05 (effbench/data/text/kjv.py)."
+    "needs 1.85 for the validation text by itself, lzma 2.05 (effbench/data/text/kjv.py). Finished runs are kept in "
+    "docs/recipe_runs.json, each with its date and commit; the minutes above are for the others."
 )
 
 
