@@ -17,9 +17,9 @@ TARGETS = {
 
 NOTE = (
     "Why ours / AdamW on ResNet-152 does not reach 1.4: both are limited by the bandwidth of memory (row 9) and move "
-    "44 and 28 bytes a parameter, a ratio of 1.57. Keeping the gradient itself as the previous one, 40 bytes, took 3 % off (median "
-    "of 20 in turns) and was left out. Five times timm's speed would be 27 ms, 98 GB/s, where ours moves 56 GB/s and "
-    "torch's AdamW 52."
+    "44 and 28 bytes a parameter, a ratio of 1.57. Keeping the gradient itself as the previous one, 40 bytes, took 3 "
+    "% off (median of 20 in turns) and was left out. Five times timm's speed would be 27 ms, 98 GB/s, where ours "
+    "moves 56 GB/s and torch's AdamW 52."
 )
 
 

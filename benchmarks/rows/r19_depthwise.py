@@ -18,9 +18,9 @@ STEPS = "benchmarks.arms_models:steps"
 OFF = {"EFFBENCH_KERNELS": "off"}
 NOTE = (
     "Ours: each inverted residual block as one compiled function, batch normalisation with its activation, linear "
-    "layers (with AVX-512 on AMD processors) and dropout by kernels of ours. Both step with torch's AdamW and keep memory that a step has freed. "
-    "Without a compiler next to nothing is left on a processor with AVX-512 (1.02 on 2026-11-23), but half with AVX2 "
-    "alone."
+    "layers (with AVX-512 on AMD processors) and dropout by kernels of ours. Both step with torch's AdamW and keep "
+    "memory that a step has freed. Without a compiler next to nothing is left on a processor with AVX-512 (1.02 on "
+    "2026-11-23), but half with AVX2 alone."
 )
 
 

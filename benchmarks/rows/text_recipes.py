@@ -20,8 +20,8 @@ NOTE = (
     f"Each run has trainer.max_time={BUDGET_S}; its time is that of training. The mean over seeds with Student's t "
     "interval, in the column of medians. Linear: TF-IDF of n-grams and a linear SVM of scikit-learn's "
     "(benchmarks/text_baselines.py), fitted in the same run. The best recipe is the one with the highest mean of the "
-    "best validation accuracies. Finished runs are kept in docs/recipe_runs.json, each with its date and commit; the minutes "
-    "above are for the others."
+    "best validation accuracies. Finished runs are kept in docs/recipe_runs.json, each with its date and commit; the "
+    "minutes above are for the others."
 )
 
 
