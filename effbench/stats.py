@@ -146,35 +146,6 @@ def percentile(ordered: Sequence[float], share: float) -> float:
     return ordered[max(0, math.ceil(share * len(ordered) - 1e-9) - 1)]
 
 
-@dataclass(frozen=True)
-class PairedComparison:
-    """The comparison of two configurations a and b.
-
-    Attributes:
-        difference: mean of a - b with its t interval.
-        p_value: two-sided, of the sign-flip test.
-    """
-
-    difference: Interval
-    p_value: float
-
-
-def compare_paired(a: Sequence[float], b: Sequence[float], confidence: float = 0.95, seed: int = 0) -> PairedComparison:
-    """Compare two configurations that were measured with the same seeds or in the same rounds.
-
-    Args:
-        a: values of one configuration.
-        b: values of the other; b[i] has the seed or round of a[i].
-        confidence: of the interval.
-        seed: of the random sign patterns, if there are more than MOST_EXACT pairs.
-
-    Raises:
-        ValueError: a and b differ in length.
-    """
-    differences = [left - right for left, right in zip(a, b, strict=True)]
-    return PairedComparison(mean_interval(differences, confidence), sign_flip_p(differences, seed))
-
-
 def sign_flip_p(differences: Sequence[float], seed: int = 0) -> float:
     """Return the two-sided p value of the sign-flip test (Fisher 1935) that the differences are symmetric about 0.
 

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from effbench.stats import (
     MOST_EXACT,
-    compare_paired,
     deviation,
     mean,
     mean_interval,
@@ -102,16 +101,6 @@ def test_a_sampled_sign_flip_p_is_near_that_of_the_t_test(seed):
     values = np.random.default_rng(seed).normal(0.3, 1, MOST_EXACT + 10).tolist()
     assert sign_flip_p(values) == pytest.approx(scipy.stats.ttest_1samp(values, 0).pvalue, abs=0.03)
     assert sign_flip_p(values) == sign_flip_p(values)
-
-
-def test_pairs_are_compared_by_their_differences():
-    a, b = [0.80, 0.70, 0.90, 0.60, 0.75], [0.79, 0.68, 0.89, 0.585, 0.735]
-    found = compare_paired(a, b)
-    theirs = scipy.stats.ttest_rel(a, b).confidence_interval(0.95)
-    assert (found.difference.low, found.difference.high) == pytest.approx((theirs.low, theirs.high), rel=1e-9)
-    assert found.p_value == 2 / 2**5  # all five have one sign
-    with pytest.raises(ValueError, match="shorter"):
-        compare_paired(a, b[:4])
 
 
 @pytest.mark.process

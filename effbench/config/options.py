@@ -75,7 +75,6 @@ class Rule(Generic[Number]):
 
 
 BOOL = Rule[bool](bool, "true or false")
-INT = Rule[int](int, "a whole number")
 WHOLE = Rule[int](Whole, "a whole number >= 0")
 COUNT = Rule[int](Count, "a whole number >= 1")
 ODD = Rule[int](Annotated[Count, AfterValidator(_odd)], "odd and positive")

@@ -18,7 +18,6 @@ from effbench.errors import ConfigError, OptionError
 
 MEANING: dict[str, Callable[[Any], bool]] = {
     "BOOL": lambda x: isinstance(x, bool),
-    "INT": lambda x: isinstance(x, int),
     "WHOLE": lambda x: isinstance(x, int) and x >= 0,
     "COUNT": lambda x: isinstance(x, int) and x >= 1,
     "ODD": lambda x: isinstance(x, int) and x >= 1 and x % 2 == 1,
