@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import sys
 import time
 from typing import Any
@@ -41,6 +42,7 @@ class Turns:
 
 def main() -> None:
     place, options = sys.argv[1:]
+    _end_with_coordinator()
     turns = Turns()
     module, name = place.split(":")
     try:
@@ -49,6 +51,14 @@ def main() -> None:
         sys.stderr.flush()
         os._exit(0)  # whatever else it has running: nothing of it is to be kept
     raise SystemExit(f"{place} ended before the coordinator did")
+
+
+def _end_with_coordinator() -> None:
+    """A stopped process cannot see that its coordinator was killed, and would keep its memory."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 if __name__ == "__main__":
