@@ -125,10 +125,9 @@ def explain(request: Request) -> Explanation:
             across=2,
         ),
         Paragraph(
-            "A layer's inputs need not be symmetric: pixels, as here, lie in a range of their own, and after ReLU no "
-            "value is negative. Their numbers go from 0 to 255, with scale = (max - min) / 255 and zero point = "
-            "round(-min / scale). A layer multiplies whole numbers, adds them up in 32 bits, and scales once at the "
-            "end. For one image, whose pixels were brought from 0 .. 255 to -1 .. 1:"
+            "A layer's inputs need not be symmetric: after ReLU none is negative. Their numbers go from 0 to 255, with "
+            "scale = (max - min) / 255 and zero point = round(-min / scale). A layer multiplies whole numbers, adds "
+            "them up in 32 bits, and scales once at the end. For one image, whose pixels were brought to -1 .. 1:"
         ),
         Listing(listing),
         Paragraph(
