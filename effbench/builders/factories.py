@@ -205,7 +205,7 @@ def check_lists(group: str, factory: Callable[..., Any], options: Mapping[str, A
     """
     words = inspect.signature(factory).parameters
     for key, value in options.items():
-        is_list = key in words and re.search(r"\b(Sequence|list)\[(int|float)\]$", str(words[key].annotation))
+        is_list = key in words and re.fullmatch(r"(\w+\.)*(Sequence|list)\[(int|float)\]", str(words[key].annotation))
         if is_list and not isinstance(value, list | tuple):
             # '256,128' in quotes is a text
             number = value if re.fullmatch(r"[\d., ]+", str(value)) else 256
