@@ -22,6 +22,7 @@ STEPS_PER_EPOCH = 20
 EPOCHS = 12  # of a run; more if this gives fewer than MIN_STEPS steps and fewer than MIN_SEEN samples
 MIN_STEPS, MIN_SEEN, MOST_EPOCHS = 2000, 64_000, 300
 PATIENCE = 5  # validations
+LEAST_PLATEAU = 2  # validations: patience of scheduler=plateau in a run of few epochs
 
 
 def settled(
@@ -72,8 +73,8 @@ def settled(
                 patience = max(PATIENCE, -(-usual // config.trainer.check_val_every_n_epoch))
         config = _with(config, "early_stopping", patience=patience)
     if config.scheduler.options.get("patience") == AUTO:
-        # Slightly less than half of early stopping's, so that the learning rate falls before the run ends.
-        config = _with(config, "scheduler", patience=max(0, (number(config.early_stopping.patience) - 1) // 2))
+        kept = earlier.get("scheduler.patience")
+        config = _with(config, "scheduler", patience=_plateau_patience(config, steps) if kept is None else kept)
     if config.task.options.get("standardise") == AUTO:
         kept = earlier.get("task.standardise")
         config = _with(config, "task", standardise=_fits_standardised(config.loss.target) if kept is None else kept)
@@ -104,7 +105,10 @@ def described(
         unit: the word for a sample.
         validations: of the run. A patience that is as long stops nothing: then it is left out.
     """
-    usual = {"data.batch_size": BATCH_SIZES[0], "trainer.max_epochs": EPOCHS, "early_stopping.patience": PATIENCE}
+    usual = {
+        "data.batch_size": BATCH_SIZES[0], "trainer.max_epochs": EPOCHS, "early_stopping.patience": PATIENCE,
+        "scheduler.patience": LEAST_PLATEAU,
+    }  # fmt: skip
     patience = chosen.get("early_stopping.patience")
     if chosen.get("trainer.max_epochs") is None and isinstance(patience, int) and patience >= validations:
         del usual["early_stopping.patience"]
@@ -148,6 +152,21 @@ def _with_length(config: Config, steps: int, usual: int, earlier: Mapping[str, A
                     "trainer.min_steps."
                 )
     return config.model_copy(update={"trainer": section})
+
+
+def _plateau_patience(config: Config, steps: int) -> int:
+    """Return the validations without improvement after which scheduler=plateau acts.
+
+    steps: of an epoch.
+    """
+    section = config.trainer
+    ends = [] if section.max_epochs is None else [number(section.max_epochs)]
+    ends += [] if section.max_steps is None else [-(-section.max_steps // steps)]
+    validations = -(-min(ends) // section.check_val_every_n_epoch)
+    # Slightly less than half of early stopping's, so that the learning rate falls before the run ends. On a small
+    # dataset early stopping waits for all epochs: a tenth of them leaves time for several reductions.
+    stopping = number(config.early_stopping.patience)
+    return max(0, min((stopping - 1) // 2, max(LEAST_PLATEAU, validations // 10)))
 
 
 def _with(config: Config, section: str, **values: Any) -> Config:

@@ -1,8 +1,8 @@
 """Learning-rate schedules: lr = base lr x factor(t), where t counts the optimizer steps taken.
 
 Every schedule starts with `warmup` steps: the factor rises linearly from `warmup_start` x the shape's first value to
-that value. After it the shape runs with its own time s = t - warmup, for total_steps - warmup steps. From t =
-total_steps on, the learning rate keeps its final value.
+that value. After it the shape runs with its own time s = t - warmup. Cosine and OneCycle take total_steps - warmup
+steps, and keep their final value from t = total_steps on; Step and Exponential have no end, and go on falling.
 """
 
 from __future__ import annotations
@@ -383,4 +383,7 @@ def _length(total_steps: int, warmup: int) -> int:
 
 def _steps(rule: Rule[int], value: int, key: str, unit: str = "steps") -> int:
     least = 1 if rule is COUNT else 0
-    return rule.check(value, f"scheduler.{key}", f"a whole number of {unit} >= {least}")
+    # a share of the run, as other schedulers take it
+    share = isinstance(value, float) and 0 < value < 1 and key in ("warmup", "step_size", "total_steps")
+    remedy = f"For {100 * value:g} % of the run write '{100 * value:g}%'." if share else ""
+    return rule.check(value, f"scheduler.{key}", f"a whole number of {unit} >= {least}", remedy)

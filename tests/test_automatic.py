@@ -128,6 +128,36 @@ def test_plateau_reduces_before_early_stopping_stops(images: int) -> None:
     assert config.scheduler.options["patience"] + 1 < config.early_stopping.patience  # type: ignore[operator]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("images", "words", "patience"),
+    [
+        (5400, [], 2),  # 12 epochs
+        (100, [], 16),  # 167 epochs: half of early stopping's patience is 83
+        (100, ["trainer.max_epochs=40"], 4),
+        (100, ["trainer.max_epochs=null", "trainer.max_steps=1200"], 10),
+        (100, ["trainer.check_val_every_n_epoch=3"], 5),
+        (100, ["early_stopping.patience=5"], 2),
+        (100, ["early_stopping.patience=0"], 0),
+        (100, ["scheduler.patience=30"], 30),
+    ],
+    ids=str,
+)
+def test_plateau_waits_a_tenth_of_the_run_at_most(images: int, words: list[str], patience: int) -> None:
+    config = settled(compose(["scheduler=plateau", *words]), images, Images, (1, 28, 28))
+    assert config.scheduler.options["patience"] == patience
+
+
+def test_the_chosen_patience_of_plateau_is_announced_and_kept() -> None:
+    asked = compose(["scheduler=plateau"])
+    line = described(settings(asked, settled(asked, 100, Images, (1, 28, 28))), 100, "image")
+    assert str(line).endswith(" scheduler.patience=16")
+    assert "scheduler" not in str(described(settings(asked, settled(asked, 5400, Images, (1, 28, 28))), 5400, "image"))
+    # of a run that was begun by an older version
+    before = {"scheduler": {"patience": 83}}
+    assert settled(asked, 100, Images, (1, 28, 28), before=before).scheduler.options["patience"] == 83
+
+
 def test_every_process_gets_the_two_images_that_batch_norm_needs() -> None:
     assert batch_size_for(100, world_size=8) == 16
 

@@ -327,6 +327,12 @@ def test_the_state_is_plain_numbers(make):
             partial(Cosine, total_steps=10, warmup=10),
             r"scheduler\.warmup must be shorter than total_steps \(10\); got 10\. .*'5%'",
         ),
+        (
+            partial(Cosine, total_steps=9, warmup=0.05),
+            r"warmup must be .* got 0\.05\. For 5 % of the run write '5%'\.$",
+        ),
+        (partial(Step, step_size=0.333), r"For 33\.3 % of the run write '33\.3%'\.$"),
+        (partial(Plateau, patience=0.5), r"scheduler\.patience must be .* got 0\.5\.$"),
         (partial(Constant, warmup=-1), r"scheduler\.warmup must be a whole number of steps >= 0; got -1\."),
         (partial(Constant, warmup=True), r"scheduler\.warmup must be .* got true\."),
         (partial(Constant, warmup_start=float("nan")), r"scheduler\.warmup_start must be in \[0, 1\]; got nan\."),

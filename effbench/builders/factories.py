@@ -157,6 +157,7 @@ def construct(group: str, target: str, factory: Callable[..., Built], options: M
         ConfigError: the factory does not accept an option or its value.
     """
     check_names(group, factory, options)
+    check_lists(group, factory, options)
     try:
         # Not `except Exception`: any other error is a fault in the factory, and its traceback is of use.
         return factory(**options)
@@ -191,6 +192,26 @@ def check_booleans(
             raise ConfigError(
                 f"{group}.{key} is the text {value!r}, which counts as true. Write {group}.{key}={meant}."
                 + (f" If text is meant, say so in your function: {key}: str." if mine else "")
+            )
+
+
+def check_lists(group: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Refuse a single value where the parameter is declared as a list of numbers.
+
+    Args:
+        group: config group, for messages.
+        factory: class or function that gets the options.
+        options: keyword arguments.
+    """
+    words = inspect.signature(factory).parameters
+    for key, value in options.items():
+        is_list = key in words and re.fullmatch(r"(\w+\.)*(Sequence|list)\[(int|float)\]", str(words[key].annotation))
+        if is_list and not isinstance(value, list | tuple):
+            # '256,128' in quotes is a text
+            number = value if re.fullmatch(r"[\d., ]+", str(value)) else 256
+            raise ConfigError(
+                f"{group}.{key} must be a list of numbers, such as [{number}]; got {shown(value)}. "
+                f"Write {group}.{key}=[{number}]."
             )
 
 

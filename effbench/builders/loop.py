@@ -210,6 +210,13 @@ def _early_stopping(config: Config, warmup: int) -> StoppingRule:
     return EarlyStopping(section.monitor, section.mode, patience, section.min_delta, section.stopping_threshold, warmup)
 
 
+# What to write instead of what reads a validation.
+_WITHOUT = {
+    "checkpoint.monitor": "checkpoint.save_top_k=0", "early_stopping.monitor": "early_stopping=off",
+    "scheduler": "scheduler=cosine",
+}  # fmt: skip
+
+
 def _check_monitors(config: Config, data: Splits, chosen: Task) -> None:
     """Check that monitored metrics exist, with the right mode; without a validation split there is no val/*."""
     for key in ("checkpoint", "early_stopping"):
@@ -228,12 +235,12 @@ def _check_monitors(config: Config, data: Splits, chosen: Task) -> None:
         wanted["early_stopping.monitor"] = config.early_stopping.monitor
     if watches_metric(config):
         wanted["scheduler"] = _plateau_metric(config, chosen)
-    for key, metric in wanted.items():
-        if not metric.startswith("val/"):
-            continue
+    unmet = [key for key, metric in wanted.items() if metric.startswith("val/")]
+    if unmet:
+        read = " and ".join(f"{key} reads {wanted[key]}" for key in unmet)
         raise ConfigError(
-            f"{key} is {metric!r}, but {data.name} has no validation split. Give it one (data.val_fraction), or set "
-            "early_stopping=off checkpoint.save_top_k=0."
+            f"{read}, but {data.name} has no validation split. Give it one (data.val_fraction), or write "
+            f"{' '.join(_WITHOUT[key] for key in unmet)}."
         )
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 
-from effbench.builders.factories import call, check_booleans, check_names, refuse_given
+from effbench.builders.factories import call, check_booleans, check_lists, check_names, refuse_given
 from effbench.builders.models import check_weights_names
 from effbench.builders.optimizers import trial_step
-from effbench.builders.schedulers import schedule_parts
+from effbench.builders.schedulers import check_schedule
 from effbench.builders.tasks import check_loss, task_of
 from effbench.config.monitors import AUTO
 from effbench.config.schema import Config
@@ -26,6 +26,7 @@ def check_options(config: Config) -> None:
         check_booleans(group, factory, section.options, config.allow_targets)
         if group not in ("optimizer", "task", "loss"):  # these are built below
             check_names(group, factory, section.options)
+            check_lists(group, factory, section.options)
     # What the builders add to the options of these groups.
     for group, added in {
         "task": ("loss", "num_outputs", "token_bytes"), "optimizer": ("params",), "scheduler": ("optimizer",),
@@ -38,6 +39,6 @@ def check_options(config: Config) -> None:
     check_loss(config)
     # The numbers do not matter: what is built here is thrown away.
     task_of(config, num_outputs=1)
-    schedule_parts(config, total_steps=1000, steps_per_epoch=100)  # refuses unreadable spans
+    check_schedule(config)
     if trial_step(config, dims=1) and (problem := trial_step(config, dims=2)):  # an optimizer may accept matrices only
         raise problem

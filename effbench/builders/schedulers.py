@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
@@ -14,9 +15,12 @@ from effbench.config.monitors import AUTO
 from effbench.config.schema import Config
 from effbench.errors import ConfigError
 from effbench.schedulers import Schedule
-from effbench.target_allowlist import resolve
+from effbench.target_allowlist import is_own, resolve
 from effbench.training.schedule import TorchSchedule
 from effbench.units import steps_from
+
+# Optimizer steps of two made-up runs and of an epoch of theirs: so long that 0.01 % is a step, too.
+_TRIED = ((10**9, 10**6), (3 * 10**9, 2 * 10**6))
 
 
 def schedule(config: Config, over: Optimizer, total_steps: int, steps_per_epoch: int) -> Schedule | TorchSchedule:
@@ -43,6 +47,34 @@ def schedule(config: Config, over: Optimizer, total_steps: int, steps_per_epoch:
             "from effbench.schedulers.Schedule, or from a class of torch.optim.lr_scheduler without observe()."
         )
     return TorchSchedule(built, options)
+
+
+def check_schedule(config: Config) -> None:
+    """Refuse options with which the schedule could be built in no run, whatever its length.
+
+    A class of the user's is built with the run's own optimizer only: its constructor may do anything.
+
+    Raises:
+        ConfigError: the class is no LRScheduler, a span cannot be read, or a value is out of range.
+    """
+    found = dict[str, ConfigError]()
+    target = config.scheduler.target
+    for total_steps, steps_per_epoch in _TRIED:
+        kind, options = schedule_parts(config, total_steps, steps_per_epoch)  # refuses unreadable spans
+        if not (is_own(target) or target.startswith("torch.")):
+            return
+        if options.get("patience") == AUTO:  # follows from the data
+            options["patience"] = 1
+        over = torch.optim.SGD([torch.zeros(1)], lr=1.0, momentum=0.9)  # torch's cyclic ones set a momentum
+        try:
+            construct("scheduler", target, kind, {**options, "optimizer": over})
+        except ConfigError as error:
+            found[str(error)] = error
+        else:
+            return
+    # A message that changes with the length is about the length, which only the data give.
+    if len(found) == 1:
+        raise next(iter(found.values()))
 
 
 def watches_metric(config: Config) -> bool:

@@ -22,7 +22,8 @@ HELP = """usage: effbench summary [GROUP=NAME | KEY=VALUE ...] [input=CxHxW clas
   effbench summary model=cnn,ds_cnn optimizer=adamw,adan input=3x32x32 classes=10
 
 Prints the cost of a config without training it: parameters; MACs (multiply-accumulates; FLOPs are twice that) of the
-forward pass of one sample; bytes that autograd keeps for a step of data.batch_size samples; bytes of optimizer state.
+forward pass of one sample; bytes that autograd keeps for a step of data.batch_size samples (auto: as training on the
+data would choose it, 64 where they are not read and in the papers' setting); bytes of optimizer state.
 For depthwise separable convolutions also the ratio of their MACs to those of a standard convolution: counted, and by
 the formula 1/C_out + 1/k^2. With input= and classes= the data are not read; otherwise data that state what a simple
 method reaches on them, such as data=wordnet_gloss, have a line for it."""

@@ -39,7 +39,9 @@ class SelfAttention(nn.Module):
         if dim % heads:
             raise OptionError(f"model.heads must divide model.dim; got {heads} heads for a width of {dim}.")
         if rotary and (dim // heads) % 2:
-            raise OptionError(f"model.rotary needs heads of even width; got {dim} / {heads} = {dim // heads}.")
+            raise OptionError(
+                f"model.positions=rotary needs an even model.dim / model.heads; got {dim} / {heads} = {dim // heads}."
+            )
         self.heads, self.dropout, self.causal, self.rotary = heads, dropout, causal, rotary
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from effbench import build
-from effbench.automatic import BATCH_SIZES, number
+from effbench.automatic import BATCH_SIZES, batch_size_for, number
 from effbench.config.monitors import AUTO
 from effbench.config.schema import Config
 from effbench.data.modality import Modality
@@ -35,11 +35,13 @@ class Setting:
         modality: of the samples.
         num_classes: number of logits.
         reference: what a simple method reaches on these data; None if unknown.
+        samples: of the train split; None if the data were not read.
     """
 
     modality: Modality
     num_classes: int
     reference: Reference | None = None
+    samples: int | None = None
 
     @property
     def example(self) -> Tensor:
@@ -68,7 +70,7 @@ def setting_for(config: Config, given: Given | None = None) -> Setting:
         except DataError as error:
             raise DataError(f"{error}\nTo do without the data, give input=3x224x224 classes=1000.") from error
         blank = data.modality.blank(data.shape, build.settings(config))
-        return Setting(blank, len(data.classes), Reference.recorded(data.facts))
+        return Setting(blank, len(data.classes), Reference.recorded(data.facts), len(data.train))
 
     shape, num_classes = given
     # the data themselves are not read: input= and classes= stand for them
@@ -105,13 +107,14 @@ def shape_model(config: Config, setting: Setting) -> nn.Module:
 def cost(config: Config, setting: Setting) -> dict[str, Any]:
     """Return parameters, MACs of the forward pass of one sample, and bytes of a training step at data.batch_size.
 
-    data.batch_size=auto counts as its largest value.
+    data.batch_size=auto counts as what training on these data would use; as its largest value if they were not read.
     """
     task = build.task_of(config, setting.num_classes)
     task.check_samples(type(setting.modality), f"data ({config.data.label})")
     model = shape_model(config, setting)
     counts = accounting.parameters(model)
-    batch_size = BATCH_SIZES[0] if config.data.batch_size == AUTO else number(config.data.batch_size)
+    usual = BATCH_SIZES[0] if setting.samples is None else batch_size_for(setting.samples)
+    batch_size = usual if config.data.batch_size == AUTO else number(config.data.batch_size)
     compute = accounting.macs(model, setting.example)
     # the precision of a real run decides the bytes of activations
     on_gpu = config.device.name == "cuda" or (config.device.name == "auto" and torch.cuda.is_available())

@@ -293,9 +293,13 @@ def _notes(lines: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> list[s
             f"no ranks: the jobs monitor different metrics ({', '.join(metrics)}), which cannot be compared; set the "
             "same checkpoint.monitor for all."
         ]
-    several = {line["n"] for line in lines if line["n"] > 1}
-    if not several:
-        return []
-    counts = f"{min(several)}" if len(several) == 1 else f"{min(several)} to {max(several)}"
-    doubt = within_spread([line for line in lines if line["rank"] is not None])
-    return [f"± is the standard deviation over {counts} seeds.", *([doubt] if doubt else [])]
+    notes = []
+    if several := {line["n"] for line in lines if line["n"] > 1}:
+        counts = f"{min(several)}" if len(several) == 1 else f"{min(several)} to {max(several)}"
+        doubt = within_spread([line for line in lines if line["rank"] is not None])
+        notes = [f"± is the standard deviation over {counts} seeds.", *([doubt] if doubt else [])]
+    settings = [line["settings"] for line in lines]
+    tuned = any(key.startswith("optimizer.") for each in settings for key in each)
+    if not tuned and len({each["optimizer"] for each in settings if "optimizer" in each}) > 1:
+        notes.append("Each optimizer has one setting here, which is not tuned: effbench study tunes each equally.")
+    return notes

@@ -1,4 +1,4 @@
-"""A note for a schedule that cannot change the learning rate in this run, or does not fit the optimizer."""
+"""Notes on schedules: one that has no effect in this run or does not fit the optimizer, and one that time cut off."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import torch
 
 from effbench import build
 from effbench.config.schema import Config
+from effbench.errors import ConfigError
 from effbench.schedulers import Constant, Plateau, Schedule
 from effbench.training.early_stopping import EarlyStopping
 from effbench.training.ema import averages_itself
 from effbench.training.schedule import TorchSchedule
-from effbench.training.trainer import Trainer
+from effbench.training.trainer import TIME_OVER, Trainer
 from effbench.units import counted
 
 _TRIED = 2000  # most steps for which a torch scheduler is stepped
 _ASKED = 500  # steps at which an effbench schedule is evaluated
+_CUT = 0.05  # of the highest learning rate: how much lower a schedule that was not cut off must end
 
 
 def schedule_note(config: Config, trainer: Trainer) -> str | None:
@@ -54,6 +56,35 @@ def schedule_note(config: Config, trainer: Trainer) -> str | None:
         f"scheduler {config.scheduler.label} leaves the learning rate as it is in all of this run's "
         f"{counted(steps, 'step')}: "
         "shorten its spans ('33%' of the run), or train longer"
+    )
+
+
+def cut_note(config: Config, trainer: Trainer) -> str | None:
+    """Return a note if trainer.max_time cut the schedule off, and one laid out for the steps taken would end lower."""
+    state, schedule, limits = trainer.state, trainer.schedule, trainer.limits
+    # Plateau follows validations, and of torch's schedulers the highest rate is unknown.
+    if state.stop_reason != TIME_OVER or not isinstance(schedule, Schedule) or schedule.watches_metric:
+        return None
+    per_epoch = trainer.train.steps_per_epoch
+    steps, epochs = limits.total_steps(per_epoch), max(1, state.step // per_epoch)
+    key, fitting, length = (
+        ("max_steps", state.step, state.step) if limits.epochs is None else ("max_epochs", epochs, epochs * per_epoch)
+    )
+    try:
+        other = build.schedule(config, torch.optim.SGD([torch.zeros(1)], lr=1.0), length, per_epoch)
+    except ConfigError:  # its warm-up is longer
+        return None
+    assert isinstance(other, Schedule)  # as the run's own is
+    highest = max(schedule.factor(steps * place // _ASKED) for place in range(_ASKED))
+    # of the last step taken; a skipped one does not advance the schedule
+    reached = schedule.factor(max(0, schedule.last_epoch - 1))
+    if highest <= 0 or (reached - other.factor(max(0, length - 1))) / highest < _CUT:
+        return None
+    planned = counted(steps, "step") if limits.epochs is None else f"{steps / per_epoch:.3g} epochs"
+    return (
+        f"at the end of trainer.max_time the learning rate was still {100 * reached / highest:.0f} % of its highest: "
+        f"the schedule was laid out for {planned}. Next time set trainer.{key}={fitting}, which fits, or "
+        "scheduler=constant"
     )
 
 

@@ -36,7 +36,8 @@ from effbench.run.load import load_run, recorded_config
 from effbench.run.lock import claimed
 from effbench.run.resume import Resumption, identity_of
 from effbench.run.run import Run
-from effbench.run.schedule_note import schedule_note
+from effbench.run.schedule_note import cut_note, schedule_note
+from effbench.run.setting_notes import setting_notes
 from effbench.run.signals import Interrupted, SignalHandler, signal_handler
 from effbench.run.validate import refuse_early
 from effbench.tasks.task import Task
@@ -223,6 +224,8 @@ class TrainingSession:
             with keeping_freed_memory(self.device), sharing_processors(self.device):
                 with handler.stopping(trainer):
                     state = trainer.fit()
+                if self.ranks.is_main and (note := cut_note(self.config, trainer)):
+                    log.info(f"note: {note}")
 
                 test: dict[str, float] = {}
                 if state.status in FINISHED:
@@ -325,7 +328,8 @@ class TrainingSession:
         complaint = trainer.prediction_check.complaint(which, values, data.classes, data.modality.unit, seen)
         if complaint is None:
             return
-        if data.modality.unit == "image" and self.config.augment.options.get("flip"):
+        flips = data.modality.unit == "image" and self.config.augment.options.get("flip")
+        if trainer.task.kind == "class" and flips:
             complaint += ". Are classes mirror images, such as left and right or b and d? Then augment.flip=0"
         self.warnings.append(complaint)
         log.warning(complaint)
@@ -409,6 +413,8 @@ class TrainingSession:
         if note := trainer.task.note(data.classes):
             log.info(note)
         if note := schedule_note(self.config, trainer):
+            log.info(f"note: {note}")
+        for note in setting_notes(self.config, self.chosen, trainer.task.kind):
             log.info(f"note: {note}")
         steps = trainer.state.step + trainer.steps_left
         log.info(f"{counted(steps, 'step')}, {trainer.train.steps_per_epoch} an epoch -> {self.folder}")

@@ -188,13 +188,38 @@ UNFIT: Mapping[type[nn.Module], str] = {
 }  # fmt: skip
 
 
+# Torch's losses with an option in the unit of the targets -> its name, and the power of that unit that the loss has.
+_WIDTHS: Mapping[type[nn.Module], tuple[str, int]] = {nn.HuberLoss: ("delta", 2), nn.SmoothL1Loss: ("beta", 1)}
+
+
 @dataclass(eq=False)
 class OfTorch(Loss):
     """A loss of torch.nn, constructed with reduction='none'."""
 
     module: nn.Module
 
+    @property
+    def width(self) -> str | None:
+        """Name of the loss's option in the unit of the targets, such as Huber's delta; None if it has none."""
+        # of exactly torch's class: a subclass of the user's may have another form
+        return _WIDTHS[type(self.module)][0] if type(self.module) in _WIDTHS else None
+
     def summed(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        terms = self._terms(outputs, targets)
+        return terms.flatten(1).mean(1).sum() if terms.dim() > 1 else terms.sum()
+
+    def summed_in_unit(self, outputs: Tensor, targets: Tensor, unit_D: Tensor) -> Tensor:
+        """Return the sum of a loss with a `width` in the unit of the targets (Huber: squared), as `summed` counts it.
+
+        Args:
+            outputs: in multiples of `unit_D`, as is the loss's `width`.
+            targets: likewise.
+            unit_D: (D,), one such multiple in the unit of each target.
+        """
+        _, power = _WIDTHS[type(self.module)]
+        return (self._terms(outputs, targets) * unit_D**power).mean(1).sum()
+
+    def _terms(self, outputs: Tensor, targets: Tensor) -> Tensor:
         # Terms are (B, K) for element-wise losses, averaged so that K does not scale gradients, and (B,) for losses
         # over classes
         terms: Tensor = self.module(outputs, targets)
@@ -204,7 +229,7 @@ class OfTorch(Loss):
                 f"values of shape {tuple(terms.shape)} for {len(outputs)} samples. Leave out options that add them up, "
                 "such as size_average and reduce, or write a subclass of effbench.tasks.losses.Loss."
             )
-        return terms.flatten(1).mean(1).sum() if terms.dim() > 1 else terms.sum()
+        return terms
 
 
 def class_weights(choice: Sequence[float] | str | None, labels: Tensor, num_classes: int) -> Tensor | None:

@@ -10,18 +10,23 @@ from torch import Tensor
 
 from effbench.data.split_checks import kind_of
 from effbench.errors import DataError
+from effbench.tasks.label_counts import LabelCounts
 from effbench.tasks.losses import BinaryCrossEntropy
 from effbench.tasks.task import Task
 
 
 class Multilabel(Task):
-    """Targets float32 (N, K) of 0 and 1. Outputs (B, K): one logit a label. Evaluated by binary cross-entropy."""
+    """Targets float32 (N, K) of 0 and 1. Outputs (B, K): one logit a label.
+
+    Evaluated by plain binary cross-entropy in nats, without pos_weight, whatever the loss.
+    """
 
     kind = "labels"
     answer = "sigmoid of each label's output"
     loss_unit = "nats"
-    remedy = "Write loss=bce, and metrics such as label_acc, macro_f1."
+    remedy = "Write loss=bce, and metrics such as macro_f1, label_acc."
     evaluated_by = BinaryCrossEntropy()
+    prediction_check = LabelCounts
 
     def targets_of(self, name: str, targets: Tensor, num_classes: int) -> Tensor:
         if targets.dtype == torch.int64 and targets.dim() == 1:  # in every task these are classes

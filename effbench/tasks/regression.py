@@ -14,8 +14,9 @@ from effbench.data.split_checks import kind_of
 from effbench.data.splits import Splits
 from effbench.errors import ConfigError, DataError, shown
 from effbench.metrics import Metric
-from effbench.tasks.losses import Loss, MeanSquaredError
+from effbench.tasks.losses import Loss, MeanSquaredError, OfTorch
 from effbench.tasks.target_scale import Standardised, TargetScale
+from effbench.tasks.target_spread import TargetSpread
 from effbench.tasks.task import Task
 
 log = logging.getLogger(__name__)
@@ -24,11 +25,13 @@ _SHOWN = 3  # values in a line of the log
 
 
 class Regression(Task):
-    """Targets float32 (N, D), or (N,) for one value. Outputs (B, D). Evaluated by squared error.
+    """Targets float32 (N, D), or (N,) for one value. Outputs (B, D).
 
-    `rows`, `answers`, metrics and logged losses have the unit of the targets. `classes` of the dataset are the names of
-    the D values. With `standardise`, model and training loss work in standard deviations of the train targets from
-    their mean: targets of 200,000 would need as many steps of the last layer's bias.
+    Evaluated by mean squared error in the squared unit of the targets, whatever the loss. `rows`, `answers`, metrics
+    and logged losses have the unit of the targets. `classes` of the dataset are the names of the D values. With
+    `standardise`, model and training loss work in standard deviations of the train targets from their mean: targets of
+    200,000 would need as many steps of the last layer's bias. A loss's option in the unit of the targets, such as
+    Huber's delta, then counts in deviations.
 
     Args:
         loss, metrics, num_outputs: see Task.
@@ -43,6 +46,7 @@ class Regression(Task):
     # No loss_unit: it is the square of the targets' unit, which only the user knows.
     remedy = "Write loss=mse, and metrics such as mae, rmse."
     evaluated_by = MeanSquaredError()
+    prediction_check = TargetSpread
 
     def __init__(self, loss: Loss, metrics: Sequence[Metric], num_outputs: int, standardise: bool | str = False):
         super().__init__(loss, metrics, num_outputs)
@@ -74,8 +78,20 @@ class Regression(Task):
         more = f" … and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         return (
             f"task.standardise: trained on (target - mean) / deviation of train: {', '.join(found[:_SHOWN])}{more}; "
-            "all figures keep the target's unit"
+            f"all figures keep the target's unit{self._width_note(names)}"
         )
+
+    def _width_note(self, names: Sequence[str]) -> str:
+        """Return what the option of a loss counts in that is meant in the unit of the targets; '' without one."""
+        if not isinstance(self.scale, Standardised) or not isinstance(self.loss, OfTorch) or self.loss.width is None:
+            return ""
+        key = f"loss.{self.loss.width}"
+        value = float(getattr(self.loss.module, self.loss.width))
+        stands = [f"{value * std:.6g} for {name}" for name, std in zip(names, self.scale.std, strict=True)]
+        text = f"; {key}={value:g} counts in deviations: it is {', '.join(stands[:_SHOWN])}"
+        if len(stands) > 1:
+            return text + " …" * (len(stands) > _SHOWN)
+        return f"{text} (for {value:g} itself write {key}={value / self.scale.std[0]:.3g})"
 
     def rescaler(self) -> nn.Module:
         return self.scale.module()
@@ -110,11 +126,17 @@ class Regression(Task):
         return self.scale.in_unit(outputs), targets
 
     def training_loss(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        if not self.scale.standardises:
+        if not isinstance(self.scale, Standardised):
             return super().training_loss(outputs, targets)
-        loss = self.loss.summed(self.scale.standardised(outputs), self.scale.standardised(targets))
+        standardised = self.scale.standardised
+        loss = self.loss.summed(standardised(outputs), standardised(targets))
         # double: the square of 1e20 is infinite in float32
-        return loss, self.loss.summed(outputs.detach().double(), targets.double())
+        outputs, targets = outputs.detach().double(), targets.double()
+        if isinstance(self.loss, OfTorch) and self.loss.width:
+            # its delta counts in deviations: of values in their own unit it would be another function
+            unit_D = self.scale.deviations(outputs).double()
+            return loss, self.loss.summed_in_unit(standardised(outputs), standardised(targets), unit_D)
+        return loss, self.loss.summed(outputs, targets)
 
     def plain_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         if self.scale.standardises:

@@ -90,6 +90,10 @@ class Standardised(TargetScale):
         module = self._on(values)
         return (values - module.mean) / module.std
 
+    def deviations(self, like: Tensor) -> Tensor:
+        """Return the standard deviation of each target, float32 (D,), on the device of `like`."""
+        return self._on(like).std
+
     def same(self, expected: Tensor, got: Tensor) -> Tensor:
         # Where the mean is far larger than the deviation, float32 itself is coarser than _SAME.
         rounding = 4 * torch.finfo(torch.float32).eps * expected.abs()

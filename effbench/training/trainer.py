@@ -49,6 +49,7 @@ from effbench.training.snapshots import snapshot_of
 from effbench.training.state import Limits, TrainState
 from effbench.training.timers import Clocks
 
+TIME_OVER = "trainer.max_time is over"  # the reason to stop
 Result = TypeVar("Result")
 
 
@@ -433,7 +434,7 @@ class Trainer:
         self._check_stop_requests(state)
         seconds = self.limits.seconds
         if seconds is not None and self.ranks.any(time.perf_counter() - self._begun >= seconds):
-            state.stop("trainer.max_time is over")
+            state.stop(TIME_OVER)
 
     def _check_stop_requests(self, state: TrainState) -> None:
         if self.ranks.any(self.stop_requested is not None):

@@ -84,7 +84,7 @@ def test_the_last_validation_is_not_that_of_the_best_weights(best: int, told: bo
     counts = ClassCounts()
     counts.add(torch.eye(2)[[1] * 40], torch.tensor([0, 1] * 20))
     checkpoints = SimpleNamespace(monitor="val/acc", ranking=[(0.9, f"step-{best:08d}")])
-    task, state = SimpleNamespace(names=("loss", "acc")), SimpleNamespace(step=9)
+    task, state = SimpleNamespace(names=("loss", "acc"), kind="class"), SimpleNamespace(step=9)
     trainer = SimpleNamespace(task=task, state=state, checkpoints=checkpoints, prediction_check=counts)
     augment, ranks = SimpleNamespace(options={"flip": 0.0}), SimpleNamespace(is_main=True)
     session: Any = SimpleNamespace(ranks=ranks, warnings=[], config=SimpleNamespace(augment=augment))

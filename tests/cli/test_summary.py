@@ -162,6 +162,17 @@ def test_summary_refuses_invalid_words_with_the_reason(
 
 
 @pytest.mark.slow
+def test_activations_are_counted_at_the_batch_size_of_training(effbench: Effbench) -> None:
+    words = ["data=synthetic", "data.num_train=100", "data.image_size=8", "data.batch_size=auto"]
+    words += ["model=mlp", "model.hidden=[]"]
+    rows = json.loads(effbench("summary", *words, "--json")[1])
+    # auto for 100 images, and for the unread images of the papers
+    assert [row["batch_size"] for row in rows] == [8, 64]
+    assert rows[0]["activation_bytes"] == 4 * (8 * 10 + 1)
+    assert " at batch 8 " in effbench("summary", *words)[1]
+
+
+@pytest.mark.slow
 def test_summary_states_the_reference_of_the_data(effbench: Effbench) -> None:
     # and of a model without a single multiplication
     stated = (

@@ -150,6 +150,59 @@ def test_an_unknown_name_is_refused_with_the_valid_names(case: str, capsys: pyte
     assert all(part in message for part in expected), message
 
 
+BEFORE_DATA = {
+    "a share as steps": (["scheduler.warmup=0.05"], ["scheduler.warmup", "got 0.05", "write '5%'"]),
+    "a percentage as a share": (["scheduler=one_cycle", "scheduler.pct_start=30"], ["scheduler.pct_start", "got 30"]),
+    "a growing rate": (["scheduler=step", "scheduler.gamma=1.5"], ["scheduler.gamma", "(0, 1]", "got 1.5"]),
+    "a floor above the top": (["scheduler.min_factor=2"], ["scheduler.min_factor", "[0, 1]", "got 2"]),
+    "a mode that is none": (["scheduler=plateau", "scheduler.mode=maximum"], ["scheduler.mode", "'maximum'"]),
+    "no reduction": (["scheduler=plateau", "scheduler.factor=1"], ["scheduler.factor", "(0, 1)", "got 1"]),
+    "a warm-up longer than its schedule": (
+        ["scheduler.total_steps=500", "scheduler.warmup=600"], ["scheduler.warmup", "shorter than total_steps (500)"],
+    ),
+    "a number for hidden layers": (
+        ["model=mlp", "model.hidden=256"],
+        ["model.hidden must be a list of numbers, such as [256]; got 256. Write model.hidden=[256]."],
+    ),
+    "a text for channels": (["model=cnn", "model.channels='8,16'"], ["Write model.channels=[8,16]."]),
+    "null for widths": (["model=text_cnn", "model.widths=null"], ["model.widths must be a list", "got null"]),
+    "a number for heads": (["model=swin_micro", "model.num_heads=4"], ["Write model.num_heads=[4]."]),
+}  # fmt: skip
+
+
+@pytest.mark.spread(4)
+@pytest.mark.slow
+@pytest.mark.row(38)
+@pytest.mark.parametrize("case", BEFORE_DATA)
+def test_wrong_numbers_are_refused_before_data_are_read(case: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The data are not there, which would be the first complaint of reading them."""
+    words, expected = BEFORE_DATA[case]
+    message = refused(["data=image_folder", "data.root=nowhere", *words], capsys)
+    assert all(part in message for part in expected), message
+    assert "nowhere" not in message
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["scheduler.warmup=2000"],
+        ["scheduler.warmup=3 epochs", "scheduler.total_steps=500"],
+        ["scheduler=step", "scheduler.step_size=0.01%"],
+        ["scheduler=plateau"],
+        ["scheduler._target_=torch.optim.lr_scheduler.OneCycleLR", "~scheduler.min_factor", "~scheduler.warmup",
+         "~scheduler.warmup_start", "+scheduler.max_lr=0.1"],
+        ["scheduler._target_=torch.optim.lr_scheduler.CyclicLR", "~scheduler.min_factor", "~scheduler.warmup",
+         "~scheduler.warmup_start", "~scheduler.total_steps", "+scheduler.base_lr=0.1", "+scheduler.max_lr=0.2"],
+    ],
+)  # fmt: skip
+def test_what_depends_on_the_length_of_a_run_waits_for_the_data(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = refused(["data=image_folder", "data.root=nowhere", *words], capsys)
+    assert "nowhere" in message
+
+
 @pytest.mark.spread(10)
 @pytest.mark.slow
 @pytest.mark.row(38, 39)
@@ -220,7 +273,12 @@ def test_a_missing_validation_split_is_refused_before_training(
     message = capsys.readouterr().err
     assert "no validation split" in message
     assert "data.val_fraction" in message
-    assert "early_stopping=off" in message
+    assert "write checkpoint.save_top_k=0 early_stopping=off." in message
+    # only what is still to be done, a remedy for each
+    assert cli.main(["train", *words, "early_stopping=off", "scheduler=plateau"]) == 2
+    message = capsys.readouterr().err
+    assert "checkpoint.monitor reads val/acc and scheduler reads val/loss, but" in message
+    assert "write checkpoint.save_top_k=0 scheduler=cosine." in message
     assert not (tmp_path / "outputs").exists()
     assert cli.main(["train", *words, "early_stopping=off", "checkpoint.save_top_k=0", "hydra.run.dir=run"]) == 0
 

@@ -15,7 +15,15 @@ from effbench.explain import TOPICS
 from effbench.explain.content import Drawing, Listing, Paragraph, Request, Table
 from effbench.explain.examples import agreement
 from effbench.explain.explaining import explained
-from effbench.explain.topics.attention import KEYS, QUERIES, VALUES, attended, attention_by_hand
+from effbench.explain.topics.attention import (
+    KEYS,
+    QUERIES,
+    VALUES,
+    Attended,
+    attended,
+    attention_by_hand,
+    shown_weights,
+)
 from effbench.explain.topics.convolution import layer_cost, output_side
 from effbench.explain.topics.depthwise import intensity, layers, ratio
 from effbench.explain.topics.mixed_precision import lost, relative_error
@@ -190,6 +198,43 @@ def test_values_mixed_by_the_weights_are_the_layers_output(layer):
     torch.testing.assert_close(mixed[mask], layer(x, mask)[mask], rtol=1e-5, atol=1e-6)
 
 
+def caption_and_titles(layers, heads, tokens, causal=False):
+    """Of random weights: the caption, the figures as text, the numbers, and the weights of the last layer."""
+    logits = torch.randn(layers, heads, tokens, tokens, generator=torch.Generator().manual_seed(0)) * 3
+    if causal:
+        logits = logits.masked_fill(torch.ones(tokens, tokens).triu(1).bool(), -torch.inf)
+    weights, values = logits.softmax(-1), {}
+    found = [Attended(f"layer {number}", each) for number, each in enumerate(weights)]
+    drawing = next(part for part in shown_weights(found, [f"t{at}" for at in range(tokens)], values))
+    return drawing.caption, [figure.text for figure in drawing.figures], values, weights[-1]
+
+
+def test_attention_says_what_part_of_the_weights_is_shown():
+    caption, texts, values, weights = caption_and_titles(layers=3, heads=6, tokens=50)
+    extent = "Shown: the last of 3 attention layers, heads 1 to 4 of 6, the first 40 of 50 tokens. "
+    assert caption.startswith(extent)
+    shown = weights[:4, :40, :40]
+    assert f"the largest of all is {float(shown.max()):.2f}. " in caption
+    part = float(shown.sum(-1).mean())
+    assert caption.endswith(f"adds up to 1.00 over all 50 tokens, to {part:.2f} over those shown.")
+    assert len(texts) == 4
+    for text, head in zip(texts, shown, strict=True):
+        share, place = head.mean(0).max(0)
+        assert f"most go to t{int(place)} {100 * float(share):.0f} %" in text
+    np.testing.assert_allclose([values[f"received {at}"] for at in range(40)], shown.mean((0, 1)), rtol=1e-5)
+    assert "received 40" not in values
+
+
+def test_attention_shown_whole_has_a_plain_caption():
+    caption, *_ = caption_and_titles(layers=1, heads=1, tokens=5)
+    assert caption.startswith("Row: the token that looks.")
+    assert caption.endswith("Each row adds up to 1.00.")
+    # of a causal layer the first rows see the first tokens only
+    caption, *_ = caption_and_titles(layers=1, heads=2, tokens=50, causal=True)
+    assert caption.startswith("Shown: the first 40 of 50 tokens. ")
+    assert caption.endswith("Each row adds up to 1.00.")
+
+
 def test_a_model_without_attention_is_refused():
     with pytest.raises(ConfigError, match="no attention layers"):
         attended(nn.Linear(2, 2), torch.zeros(1, 2))
@@ -232,11 +277,19 @@ def test_contours_lie_on_the_surface():
 @pytest.mark.slow
 def test_schedules_follow_their_formulas():
     cosine = factors("cosine", "scheduler.warmup=0")
-    expected = [(1 + math.cos(math.pi * step / STEPS)) / 2 for step in range(STEPS + 1)]
+    expected = [(1 + math.cos(math.pi * step / STEPS)) / 2 for step in range(STEPS)]
     np.testing.assert_allclose(cosine, expected, atol=1e-12)
     assert set(factors("constant")) == {1.0}
     plateau = factors("plateau", "scheduler.patience=2")
-    assert [plateau[0], round(plateau[STEPS // 2], 6), round(plateau[-1], 6)] == [1.0, 1.0, 0.01]
+    # the validation after the last step reduces it again, for no step
+    assert [plateau[0], round(plateau[STEPS // 2], 6), round(plateau[-1], 6)] == [1.0, 1.0, 0.1]
+
+
+@pytest.mark.slow
+def test_a_schedule_ends_with_the_rate_of_the_last_step():
+    assert len(factors("step")) == STEPS
+    # two drops: after the third there is no step
+    assert explanation("schedulers").values["step_1"] == pytest.approx(0.01)
 
 
 # --- number formats ---------------------------------------------------------------------------------------------------

@@ -125,7 +125,10 @@ def test_rotated_scores_depend_on_the_distance_only():
     ("options", "message"),
     [
         ({"dim": 30, "heads": 4}, "model.heads must divide model.dim"),
-        ({"dim": 6, "heads": 2, "rotary": True}, "model.rotary needs heads of even width"),
+        (
+            {"dim": 6, "heads": 2, "rotary": True},
+            "model.positions=rotary needs an even model.dim / model.heads; got 6 / 2 = 3.",
+        ),
         ({"dim": 8, "heads": 2, "window": 0}, "model.window"),
         ({"dim": 8, "heads": 2, "window": 3, "num_global": -1}, "model.num_global"),
         ({"dim": 8, "heads": 2, "window": 3, "num_global": 1, "causal": True}, "would see later ones"),

@@ -233,6 +233,23 @@ def test_best_run_is_of_the_best_config_not_the_luckiest_seed(
     assert "do not tell them apart" in out
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["optimizer=adamw", "optimizer=lion"], True),
+        (["optimizer=adamw model=mlp", "optimizer=lion model=mlp"], True),
+        (["optimizer=adamw optimizer.lr=0.1", "optimizer=lion optimizer.lr=0.1"], False),
+        (["optimizer=adamw model=mlp", "optimizer=adamw model=cnn"], False),
+        (["model=mlp", "model=cnn"], False),
+    ],
+)
+def test_a_table_over_untuned_optimizers_says_so(
+    words: list[str], told: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_sweep(sweep_rows([job(n, tmp_path, each, **best("val/acc", 0.5)) for n, each in enumerate(words)]))
+    assert ("not tuned: effbench study tunes each equally" in " ".join(capsys.readouterr().out.split())) == told
+
+
 def test_values_equal_in_all_jobs_have_no_column(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     print_sweep(sweep_rows([job(n, tmp_path, f"optimizer={n}", **best("val/acc", 0.5)) for n in range(2)]))
     head = capsys.readouterr().out.splitlines()[0].split()

@@ -73,6 +73,36 @@ def test_a_loss_of_torch_gets_standardised_values() -> None:
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=0)
 
 
+@pytest.mark.parametrize("width", [0.3, 1.0, 50.0])
+@pytest.mark.parametrize("kind", [torch.nn.HuberLoss, torch.nn.SmoothL1Loss])
+def test_the_logged_huber_loss_is_the_minimised_function(kind: type[torch.nn.Module], width: float) -> None:
+    """In the targets' unit: that of a width of so many deviations, for each target."""
+    key, function = {
+        torch.nn.HuberLoss: ("delta", F.huber_loss), torch.nn.SmoothL1Loss: ("beta", F.smooth_l1_loss),
+    }[kind]  # fmt: skip
+    task = fitted(OfTorch(kind(reduction="none", **{key: width})))
+    _, logged = task.training_loss(*task.rows(OUTPUTS, PRICES))
+    std, mean = PRICES.double().std(0, correction=0), PRICES.double().mean(0)
+    predicted = OUTPUTS.double() * std + mean
+    each = [
+        function(predicted[:, at], PRICES[:, at].double(), reduction="sum", **{key: width * float(std[at])})
+        for at in range(D)
+    ]
+    torch.testing.assert_close(logged, torch.stack(each).sum() / D, rtol=1e-4, atol=0)
+
+
+def test_a_width_in_deviations_is_told_in_the_targets_unit() -> None:
+    one = fitted(OfTorch(torch.nn.HuberLoss(reduction="none", delta=10_000)), PRICES[:, :1])
+    std = float(PRICES[:, 0].double().std(correction=0))
+    told = one.note(["price"]) or ""
+    assert f"; loss.delta=10000 counts in deviations: it is {10_000 * std:.6g} for price" in told
+    assert told.endswith(f"(for 10000 itself write loss.delta={10_000 / std:.3g})")
+    both = fitted(OfTorch(torch.nn.SmoothL1Loss(reduction="none"))).note(["price", "rate"]) or ""
+    assert "; loss.beta=1 counts in deviations: it is " in both
+    assert "for rate" in both
+    assert "loss." not in (fitted(OfTorch(torch.nn.L1Loss(reduction="none"))).note(["a", "b"]) or "")
+
+
 def test_without_it_outputs_and_losses_are_as_they_were() -> None:
     task = fitted(standardise=False)
     assert task.rows(OUTPUTS, PRICES)[0] is OUTPUTS

@@ -35,7 +35,7 @@ VALUES: Matrix = [[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]]
 KINDS = ("animal", "food")  # of wordnet_gloss, for the small model
 SENTENCE = "a small wild bird with a long tail that feeds on seeds"
 DIM, EPOCHS, LR = 32, 3, 3e-3
-MOST_TOKENS = 40  # of a figure
+MOST_TOKENS, MOST_HEADS = 40, 4  # that are shown
 _MODELS = "model=transformer, local_attention, lstm_attention or gpt"
 REFERENCES = (
     "Vaswani et al., Attention Is All You Need, arXiv:1706.03762, section 3.2.1, with footnote 4 for sqrt d",
@@ -185,7 +185,7 @@ def _of_run(request: Request, values: dict[str, float]) -> list[Part]:
     if request.run.task.kind in ("class", "tokens"):
         answer, values["probability"] = _answer(logits, modality, request.run.classes)
         parts.append(Paragraph(f"Its answer is {answer}, with a probability of {values['probability']:.3f}."))
-    return [*parts, *_shown(found, _pieces(modality, tokens), values)]
+    return [*parts, *shown_weights(found, _pieces(modality, tokens), values)]
 
 
 def _of_small_model(request: Request, values: dict[str, float]) -> list[Part]:
@@ -201,7 +201,7 @@ def _of_small_model(request: Request, values: dict[str, float]) -> list[Part]:
         f"tells {100 * correct:.1f} % of the validation glosses right. It reads {_read(modality, text, tokens)}"
     )
     said = f"Its answer is {answer}, with a probability of {values['probability']:.3f}."
-    return [Paragraph(about), Paragraph(said), *_shown(found, _pieces(modality, tokens), values)]
+    return [Paragraph(about), Paragraph(said), *shown_weights(found, _pieces(modality, tokens), values)]
 
 
 def _small_model(seed: int) -> tuple[nn.Module, Modality, float]:
@@ -236,29 +236,38 @@ def _answer(logits: Tensor, modality: Modality, classes: Sequence[str]) -> tuple
     return name, float(chances[best])
 
 
-def _shown(found: Sequence[Attended], names: Sequence[str], values: dict[str, float]) -> list[Part]:
-    """Return the figure and what each token gets, and put the numbers into `values`."""
+def shown_weights(found: Sequence[Attended], names: Sequence[str], values: dict[str, float]) -> list[Part]:
+    """Return the figure and what each token gets; all numbers are of the heads and tokens shown.
+
+    Args:
+        found: the weights of each attention layer.
+        names: text of each token.
+        values: gets the numbers.
+    """
     parts: list[Part] = []
     last = found[-1]
     heads = last.weights[None, None] if last.weights.dim() == 1 else last.weights
+    rows = names[:MOST_TOKENS] if last.weights.dim() > 1 else ["text"]
+    names_shown, shown = names[:MOST_TOKENS], heads[:MOST_HEADS, :MOST_TOKENS, :MOST_TOKENS]
     # what a token gets on average over the tokens that look
-    received = heads.mean((0, 1))
+    received = shown.mean((0, 1))
     values |= {f"received {at}": float(share) for at, share in enumerate(received)}
-    order = sorted(range(len(names)), key=lambda at: (-float(received[at]), at))
-    values["row_sum"] = float(heads.sum(-1).mean())
-    shown = names[:MOST_TOKENS]
+    values |= {"row_sum": float(heads.sum(-1).mean()), "row_sum_shown": float(shown.sum(-1).mean())}
     figures: list[Figure | HeatMap] = []
-    for head in range(min(len(heads), 4)):
-        own = heads[head, : len(shown) if last.weights.dim() > 1 else 1, : len(shown)]
+    for head, own in enumerate(shown):
         title = last.name if len(heads) == 1 else f"{last.name}, head {head + 1}"
-        top = ", ".join(f"{names[at]} {100 * float(received[at]):.0f} %" for at in order[:5])
-        rows = shown if last.weights.dim() > 1 else ["text"]
-        figures.append(heat_map(title, f"weights; most go to {top}", own.tolist(), rows, shown))
-    caption = "Row: the token that looks. Column: the token that it looks at. The darkest cell has the largest weight"
-    caption += f" of the {'head' if len(figures) > 1 else 'layer'}; the largest of all is {float(heads.max()):.2f}. "
-    caption += f"Each row adds up to {values['row_sum']:.2f}."
+        of_head = own.mean(0)
+        top = ", ".join(f"{names[at]} {100 * float(of_head[at]):.0f} %" for at in _ordered(of_head)[:5])
+        figures.append(heat_map(title, f"weights; most go to {top}", own.tolist(), rows, names_shown))
+    caption = _extent(len(found), len(heads), len(names))
+    caption += "Row: the token that looks. Column: the token that it looks at. The darkest cell has the largest weight"
+    caption += f" of the {'head' if len(figures) > 1 else 'layer'}; the largest of all is {float(shown.max()):.2f}. "
+    caption += f"Each row adds up to {values['row_sum']:.2f}"
+    # of a causal layer the rows shown see no token behind them
+    cut = values["row_sum_shown"] < values["row_sum"] - 0.005
+    caption += f" over all {len(names)} tokens, to {values['row_sum_shown']:.2f} over those shown." if cut else "."
     parts.append(Drawing(figures, caption, across=1 if len(figures) == 1 else 2))
-    means = [[names[at], f"{100 * float(received[at]):.1f} %"] for at in order[:8]]
+    means = [[names[at], f"{100 * float(received[at]):.1f} %"] for at in _ordered(received)[:8]]
     parts.append(Table(["token", "mean weight"], means))
     # without a mask of its own, no layer has only zeros right of the diagonal
     if heads.shape[1] > 1 and not heads.triu(1).any():
@@ -270,6 +279,25 @@ def _shown(found: Sequence[Attended], names: Sequence[str], values: dict[str, fl
     )
     parts.append(Paragraph(f"{equal} {why}"))
     return parts
+
+
+def _ordered(received: Tensor) -> list[int]:
+    """Return the places of tokens, the largest weight first."""
+    return sorted(range(len(received)), key=lambda at: (-float(received[at]), at))
+
+
+def _extent(layers: int, heads: int, tokens: int) -> str:
+    """Return what part of a model's weights is shown; '' if it is all of them.
+
+    Args:
+        layers: attention layers of the model.
+        heads: of the layer that is shown.
+        tokens: of the text.
+    """
+    parts = [f"the last of {layers} attention layers"] if layers > 1 else []
+    parts += [f"heads 1 to {MOST_HEADS} of {heads}"] if heads > MOST_HEADS else []
+    parts += [f"the first {MOST_TOKENS} of {tokens} tokens"] if tokens > MOST_TOKENS else []
+    return f"Shown: {', '.join(parts)}. " if parts else ""
 
 
 def _tokens(modality: Modality, text: str) -> Tensor:

@@ -125,9 +125,9 @@ def explain(request: Request) -> Explanation:
             across=2,
         ),
         Paragraph(
-            "Activations are not symmetric: after ReLU they are never negative. Their numbers go from 0 to 255, with "
+            "A layer's inputs need not be symmetric: after ReLU none is negative. Their numbers go from 0 to 255, with "
             "scale = (max - min) / 255 and zero point = round(-min / scale). A layer multiplies whole numbers, adds "
-            "them up in 32 bits, and scales once at the end:"
+            "them up in 32 bits, and scales once at the end. For one image, whose pixels were brought to -1 .. 1:"
         ),
         Listing(listing),
         Paragraph(

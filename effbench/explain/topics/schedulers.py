@@ -22,7 +22,7 @@ ABOUT = {
     "plateau": "falls when validation stops improving, so its curve depends on the run",
     "step": "a tenth after each third of the run, as ResNets were trained",
 }
-PLACES = (0.0, 0.05, 0.25, 0.5, 0.75, 1.0)  # shares of the run in the table
+PLACES = (0.0, 0.05, 0.25, 0.5, 0.75, 1.0)  # shares of the run in the table; 1 is the last step
 REFERENCES = (
     "Loshchilov and Hutter, SGDR, arXiv:1608.03983, equation 5: the cosine, here without restarts",
     "Smith and Topin, Super-Convergence, arXiv:1708.07120: one cycle",
@@ -36,7 +36,7 @@ def validation_losses() -> list[float]:
 
 
 def factors(name: str, *words: str) -> list[float]:
-    """Return the learning rate after 0 to STEPS steps, over the optimizer's, from the schedule's own object.
+    """Return the learning rate of each of the STEPS steps, over the optimizer's, from the schedule's own object.
 
     Args:
         name: choice of the group scheduler.
@@ -46,7 +46,7 @@ def factors(name: str, *words: str) -> list[float]:
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     schedule = build.schedule(config, optimizer, STEPS, STEPS // EPOCHS)
     losses, found = validation_losses(), []
-    for step in range(STEPS + 1):
+    for step in range(STEPS):
         found.append(float(optimizer.param_groups[0]["lr"]))
         schedule.step()
         if (step + 1) % (STEPS // EPOCHS) == 0:
@@ -59,10 +59,12 @@ def explain(request: Request) -> Explanation:
     del request  # nothing is drawn
     curves = {name: factors(name, *(_patience() if name == "plateau" else ())) for name in group_options()["scheduler"]}
     warmed = {f"{span} warm-up": factors("cosine", f"scheduler.warmup={span}") for span in ("0%", "5%", "20%")}
-    values = {f"{name}_{place:g}": curve[round(place * STEPS)] for name, curve in curves.items() for place in PLACES}
-    values |= {f"{name}_mean": sum(curve[:STEPS]) / STEPS for name, curve in curves.items()}
+    # a twentieth of the run is after 30 steps; the last step is that after 599
+    places = {place: min(round(place * STEPS), STEPS - 1) for place in PLACES}
+    values = {f"{name}_{place:g}": curve[step] for name, curve in curves.items() for place, step in places.items()}
+    values |= {f"{name}_mean": sum(curve) / STEPS for name, curve in curves.items()}
     rows = [
-        [name, *(f"{curve[round(place * STEPS)]:.3g}" for place in PLACES), f"{values[f'{name}_mean']:.2f}"]
+        [name, *(f"{curve[step]:.3g}" for step in places.values()), f"{values[f'{name}_mean']:.2f}"]
         for name, curve in curves.items()
     ]
     parts: list[Part] = [
@@ -81,10 +83,10 @@ def explain(request: Request) -> Explanation:
         Table(["schedule", *(f"{100 * place:.0f} %" for place in PLACES), "mean"], rows),
         Table(["schedule", "what it does"], [[name, ABOUT.get(name, "")] for name in curves], texts=2),
         Paragraph(
-            "Columns are shares of the run. The mean tells how far a run can move in all: a change of the schedule is "
-            "also a change of the learning rate, so both are tuned together. Plateau saw validation losses that "
-            f"improve for five epochs and then stay, with a patience of {PATIENCE} validations: it acts after "
-            f"{PATIENCE + 1} without improvement."
+            "Columns are shares of the run; 100 % is its last step. The mean tells how far a run can move in all: a "
+            "change of the schedule is also a change of the learning rate, so both are tuned together. Plateau saw "
+            f"validation losses that improve for five epochs and then stay, with a patience of {PATIENCE} validations: "
+            f"it acts after {PATIENCE + 1} without improvement."
         ),
         Drawing(
             [_figure("cosine", [Series(name, index, _points(curve), dotted=False) for index, (name, curve) in
