@@ -129,3 +129,15 @@ def test_schedule_without_effect_is_noted_before_training(
         if line
         else not re.search("note: (scheduler|optimizer)", err)
     )
+
+
+@pytest.mark.slow
+def test_notes_on_settings_and_on_a_cut_schedule_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["data=synthetic", "data.num_train=64", "data.num_val=8", "data.num_test=8", "data.image_size=8"]
+    words += ["data.batch_size=auto", "model=mlp", "model.hidden=[4]", "device.threads=1", "optimizer=sgd"]
+    words += ["loss.class_weights=balanced", "trainer.max_time=0.001", f"hydra.run.dir={tmp_path / 'run'}"]
+    assert cli.main(["train", *words, "scheduler.warmup=0"]) == 0
+    before, _, after = capsys.readouterr().err.partition("epoch 0/")
+    assert "note: optimizer.lr=0.1 is for batches of 128, and data.batch_size=auto gives 8" in before
+    assert "note: loss.class_weights weighs what training minimises, but checkpoint.monitor=val/acc and" in before
+    assert "note: at the end of trainer.max_time the learning rate was still 100 % of its highest" in after
