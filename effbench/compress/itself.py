@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from effbench.bench.run import bench_source
-from effbench.bench.sources import source_of
+from effbench.bench.options import BenchOptions
+from effbench.bench.run import answering, bench_source, thread_count
+from effbench.bench.scratch import scratch
+from effbench.bench.sources import Source, source_of
 from effbench.compress.mixed import within
-from effbench.compress.target import SearchOptions, Target
+from effbench.compress.target import SearchOptions
 from effbench.errors import EffbenchError, first_line
 from effbench.report.deployment import SINGLE_STREAM
 from effbench.run.run import Run
@@ -35,11 +37,11 @@ def reached_already(source: Run, options: SearchOptions) -> dict[str, Any] | Non
     log.info("measuring the run itself, without compression")
     bench = replace(options.measured, max_drop=options.max_drop)
     try:
-        record = bench_source(source_of(source, options.checkpoint, bench.samples), bench)
+        itself = source_of(source, options.checkpoint, bench.samples)
+        found = _fastest(bench_source(itself, bench)) if target.latency else _smallest(itself, bench)
     except EffbenchError as error:  # a compressed model may run nevertheless
         log.info(f"the run itself cannot be measured: {first_line(error)}")
         return None
-    found = _of_record(target, record)
     # at the end of its interval: what only the estimate reaches, a candidate may reach surely
     if found is None or found["value_high"] > target.most:
         return None
@@ -47,19 +49,26 @@ def reached_already(source: Run, options: SearchOptions) -> dict[str, Any] | Non
     return {**about, **found, "seconds": round(time.monotonic() - begun, 1), "candidates": []}
 
 
-def _of_record(target: Target, record: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the backend and its value with its ends; None if no backend keeps the accuracy. record: of bench."""
-    arms = {arm["backend"]: arm for arm in record["arms"] if arm["status"] == "ok"}
-    if not target.latency:
-        most = record["options"]["max_drop"]
-        arms = {name: arm for name, arm in arms.items() if arm["lost"] is None or within(arm["lost"]["estimate"], most)}
-        if not arms:
-            return None
-        backend = min(arms, key=lambda name: arms[name]["bytes"])
-        size = arms[backend]["bytes"]
-        return {"backend": backend, "value": size, "value_low": size, "value_high": size}
+def _fastest(record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the backend with the least latency and its p50; None if none keeps the accuracy. record: of bench."""
     if (named := record["verdicts"][SINGLE_STREAM]) is None:
         return None
-    p50, margin = arms[named["best"]]["batches"]["1"]["latency_s"]["p50"], 1 + record["margin"]
+    [arm] = [each for each in record["arms"] if each["backend"] == named["best"]]
+    p50, margin = arm["batches"]["1"]["latency_s"]["p50"], 1 + record["margin"]
     ends = {"value_low": p50["low"] / margin, "value_high": p50["high"] * margin}
-    return {"backend": named["best"], "value": p50["estimate"], **ends}
+    return {"backend": arm["backend"], "value": p50["estimate"], **ends}
+
+
+def _smallest(itself: Source, bench: BenchOptions) -> dict[str, Any] | None:
+    """Return the backend with the smallest file and its bytes; None if none keeps the accuracy."""
+    with scratch() as folder, thread_count(bench.threads):
+        rows, _ = answering(itself, bench, folder)
+    sizes = {
+        name: row["bytes"]
+        for name, row in rows.items()
+        if row["status"] == "ok" and (row["lost"] is None or within(row["lost"]["estimate"], bench.max_drop))
+    }
+    if not sizes:
+        return None
+    backend = min(sizes, key=lambda name: sizes[name])
+    return {"backend": backend, **dict.fromkeys(("value", "value_low", "value_high"), sizes[backend])}
