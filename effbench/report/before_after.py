@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from effbench.errors import ConfigError
+from effbench.errors import ConfigError, shown
 from effbench.escaping import for_terminal
 from effbench.metrics import LOSS, display_of
 from effbench.report.compression import NAME, PRUNED, read_compression, trained_since
@@ -59,9 +59,13 @@ def _section(record: Mapping[str, Any]) -> dict[str, Any]:
 def _applied(record: Mapping[str, Any]) -> str:
     """Return the method of a compression with its options."""
     options = record.get("options") or {}
-    written = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in options.items()}
-    given = [f"{key}={value}" for key, value in written.items() if value is not None]
-    return ", ".join([f"method={record['method']}", *given])
+    given = {key: value for key, value in options.items() if value is not None}
+    # as the user writes them
+    written = (
+        f"{key}={f'{value:.4g}' if isinstance(value, float) else shown(value, quotes=False)}"
+        for key, value in given.items()
+    )
+    return ", ".join([f"method={record['method']}", *written])
 
 
 def card_lines(folder: Path) -> list[str]:
@@ -88,8 +92,8 @@ def _card_lines(folder: Path, record: Mapping[str, Any]) -> list[str]:
     ]
     if (now := trained_since(folder, record)) is not None:
         return [*lines, f"It was trained further since (its best checkpoint is {now}): what it lost is not known."]
-    if found := record.get("search"):
-        return [*lines, *(f"Beside the run before all steps: {text}" for text in accuracy_sentence(found["test"]))]
+    if (found := record.get("search")) and source["run"] == PRUNED:
+        return [*lines, *(f"Of both steps together: {text}" for text in accuracy_sentence(found["test"]))]
     return [*lines, *(accuracy_sentence(record["test"]) if "test" in record else [])]
 
 

@@ -224,14 +224,15 @@ def test_data_that_changed_since_the_training_are_a_doubt() -> None:
 def test_a_card_says_how_a_run_was_compressed_and_what_it_lost(tmp_path: Path) -> None:
     found = record(onnxruntime=(0.5, 0.6))
     found["details"] = {"scheme": "static", "calibration": 32, "layers": 5, "floating": []}
-    earlier = {"method": "structured", "options": {"ratio": 0.5, "lr": None}, "source": {"run": "../dense"}}
+    options = {"ratio": 0.5, "lr": None, "distill": True}
+    earlier = {"method": "structured", "options": options, "source": {"run": "../dense"}}
     about = {"checkpoint": {"name": "best", "step": 9}, "weights_sha256": "ab12", "compression": earlier}
     found["source"] |= about
     (tmp_path / "compression.json").write_text(json.dumps(found))
     assert card_lines(tmp_path) == [
         "Made by effbench compress: method=quantize, scheme=auto, max_drop=1.833.",
         "Of the run run, checkpoint best (step 9), sha256 of its weights ab12.",
-        "That run was compressed before: method=structured, ratio=0.5.",
+        "That run was compressed before: method=structured, ratio=0.5, distill=true.",
         "Scheme static, ranges from 32 training samples; all 5 layers in 8 bits.",
         "Lost: +0.50 points of test accuracy [-1.00, +2.00], paired on 200 samples.",
     ]
@@ -239,7 +240,7 @@ def test_a_card_says_how_a_run_was_compressed_and_what_it_lost(tmp_path: Path) -
 
 def test_a_card_tells_the_loss_of_all_steps_of_a_search(tmp_path: Path) -> None:
     (tmp_path / "compression.json").write_text(json.dumps(searched("2 MB", (1e6, 1e6), True, before="before")))
-    assert card_lines(tmp_path)[-1].startswith("Beside the run before all steps: Lost: +2.50 points")
+    assert card_lines(tmp_path)[-1].startswith("Of both steps together: Lost: +2.50 points")
 
 
 def test_a_card_tells_no_loss_of_weights_that_are_gone(tmp_path: Path) -> None:
