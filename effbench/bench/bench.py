@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effbench.bench.options import BenchOptions
+from effbench.bench.options import BenchOptions, note_device
 from effbench.cache_dir import expanded
 from effbench.config.arguments import check_list, check_path, check_text, check_texts_by_key
 from effbench.config.compose import compose
@@ -85,7 +85,9 @@ def _of_file(path: Path, trust: bool, data: Mapping[str, str], allow_targets: Se
 def _of_run(path: Path, checkpoint: str, data: Mapping[str, str], allow_targets: Sequence[str], count: int) -> Source:
     """Return a run as a source; see `run_source`."""
     from effbench.bench.sources import run_source
+    from effbench.run.load import load_run
 
+    note_device(load_run(path, allow_targets).config)
     return run_source(path, checkpoint, data, allow_targets, count)
 
 
@@ -116,6 +118,7 @@ def bench_untrained(
     """
     check_path("output", output)
     config, chosen = compose(overrides, config_dir), options or BenchOptions()
+    note_device(config)
 
     def untrained() -> Source:
         from effbench.bench.sources import untrained_source

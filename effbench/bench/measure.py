@@ -73,6 +73,7 @@ def answers_of(arm: Arm, samples: Path, size: int, folder: Path, threads: int) -
         arm.failed = str(error)
         return None
     outputs: np.ndarray[Any, Any] = np.load(answers)
+    answers.unlink()  # of a next-token model hundreds of MB, for each backend
     return outputs
 
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from effbench.bench.backends import BACKENDS, DEFAULT
 from effbench.config.arguments import check_list
 from effbench.config.options import COUNT, NON_NEGATIVE, POSITIVE
 from effbench.errors import ConfigError, shown, unknown_name
 
+if TYPE_CHECKING:
+    from effbench.config.schema import Config
+
+log = logging.getLogger(__name__)
+
+DEVICE = "cpu"  # where everything is measured, whatever a config says: all backends run there
 LEAST_ROUNDS = 3  # of two, Student's interval is 12.7 standard errors wide to each side
 
 
@@ -19,6 +26,12 @@ def check_counts(rounds: object, threads: object) -> None:
     COUNT.check(threads, "threads")
     if COUNT.check(rounds, "rounds") < LEAST_ROUNDS:
         raise ConfigError(f"rounds must be at least {LEAST_ROUNDS}, for intervals over them; got {rounds}.")
+
+
+def note_device(config: Config) -> None:
+    """Say that a config's device is not the one that is measured."""
+    if config.device.name != DEVICE:
+        log.info(f"note: effbench bench measures on the CPU; device={config.device.name} is not used")
 
 
 @dataclass(frozen=True)
@@ -31,7 +44,7 @@ class BenchOptions:
         threads: of each process.
         rounds: processes of each arm; intervals are over them.
         seconds: longest timed part of a process.
-        samples: validation samples on which answers are compared.
+        samples: validation samples on which answers are compared; of large outputs fewer.
         max_drop: points of accuracy that a winner may lose against the reference.
 
     Raises:

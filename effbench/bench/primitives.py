@@ -58,7 +58,7 @@ def bench_pairs(kind: str, cases: Sequence[Mapping[str, int]], rounds: int, thre
             log.info(f"round {number + 1} of {rounds}: {len(cases)} pairs")
             one = called(relay, timed_pairs, kind, cases, number, threads)
             if one is None:
-                raise KeyboardInterrupt  # a signal arrived
+                raise relay.interruption()
             found.append(one)
     rows = []
     for place, pair in enumerate(found[0]["pairs"]):

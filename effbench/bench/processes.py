@@ -30,11 +30,17 @@ class ArmProcess:
         job: what effbench.bench.worker reads.
         folder: for its log and its caches.
         threads: of its runtime.
+
+    Raises:
+        ArmError: it cannot be started.
     """
 
     def __init__(self, job: Mapping[str, Any], folder: Path, threads: int):
         # a file, not a pipe: a runtime that prints much would wait for a reader
-        self._log: IO[bytes] = (folder / f"log-{time.monotonic_ns()}").open("w+b")
+        try:
+            self._log: IO[bytes] = (folder / f"log-{time.monotonic_ns()}").open("w+b")
+        except OSError as error:
+            raise ArmError(f"its log cannot be written: {error.strerror}") from error
         count = str(threads)
         variables = {
             **os.environ, "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "OPENBLAS_NUM_THREADS": count,

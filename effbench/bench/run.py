@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -11,7 +10,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from effbench.bench.analysis import at_size, estimates, ratio
@@ -20,6 +18,7 @@ from effbench.bench.backends import BACKENDS, has_bf16
 from effbench.bench.measure import TURNS, Arm, answers_of, measure
 from effbench.bench.options import BenchOptions
 from effbench.bench.prepare import prepare
+from effbench.bench.scratch import save_array, scratch
 from effbench.bench.sources import Source
 from effbench.bench.verdict import CONTROL_BOUND, Candidate, trust, verdict
 from effbench.bench.worker import TIMED_CALLS, WARM_UP_CALLS
@@ -45,8 +44,7 @@ def bench_source(source: Source, options: BenchOptions) -> dict[str, Any]:
     """
     if source.files and not options.backends:
         options = replace(options, backends=_readers(source))
-    with tempfile.TemporaryDirectory(prefix="effbench-bench-") as name, thread_count(options.threads):
-        folder = Path(name)
+    with scratch() as folder, thread_count(options.threads):
         rows, arms = answering(source, options, folder)
         working = [arm for arm in arms if not arm.failed]
         if not working:
@@ -91,7 +89,7 @@ def answering(source: Source, options: BenchOptions, folder: Path) -> tuple[dict
     chosen = [BACKENDS[name] for name in options.chosen]
     log.info(f"writing the files of {counted(len(chosen), 'backend')}")
     prepared = prepare(source, chosen, folder, max(ANSWER_BATCH, *options.sizes))
-    samples = _saved(folder / "samples.npy", source.samples)
+    samples = save_array(folder / "samples.npy", source.samples)
     reference, reference_name = reference_answers(source), "the model in torch"
     rows: dict[str, dict[str, Any]] = {}
     arms = []
@@ -131,11 +129,6 @@ def _readers(source: Source) -> tuple[str, ...]:
     return tuple(name for name, each in BACKENDS.items() if not {each.file, each.also}.isdisjoint(source.files))
 
 
-def _saved(path: Path, tensor: torch.Tensor) -> Path:
-    np.save(path, tensor.contiguous().numpy())
-    return path
-
-
 def batch_files(source: Source, options: BenchOptions, folder: Path) -> dict[int, Path]:
     """Return batch size -> file with the first samples, which are repeated where there are too few.
 
@@ -148,7 +141,7 @@ def batch_files(source: Source, options: BenchOptions, folder: Path) -> dict[int
     for size in options.sizes:
         repeats = -(-size // len(source.samples))
         tiled = source.samples.repeat(repeats, *[1] * (source.samples.dim() - 1))
-        found[size] = _saved(folder / f"batch-{size}.npy", tiled[:size])
+        found[size] = save_array(folder / f"batch-{size}.npy", tiled[:size])
     return found
 
 

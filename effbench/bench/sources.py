@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from effbench import build
+from effbench.bench.answers import held_samples
 from effbench.config.schema import Config
 from effbench.errors import ConfigError, EffbenchError
 from effbench.export.opening import Opened
@@ -83,7 +84,7 @@ def source_of(run: Run, checkpoint: str, count: int) -> Source:
         count: at most so many samples.
     """
     saved = run.checkpoint(checkpoint).resolve()  # once: a run in training moves `best` and `last`
-    which, samples, targets = compared_samples(run, count)
+    which, samples, targets = compared_samples(run, _held(run, count))
     costs = {key: run.summary["model"][key] for key in ("parameters", "macs")}
     manifest = read_manifest(saved)
     facts = {
@@ -95,6 +96,11 @@ def source_of(run: Run, checkpoint: str, count: int) -> Source:
     }
     unit = run.modality().unit
     return Source(facts, samples, unit, _model_of(run, saved.name), {}, targets, which, run.task)
+
+
+def _held(run: Run, count: int) -> int:
+    shape = run.task.output_shape(run.shape, len(run.classes))
+    return held_samples(count, shape, run.modality().unit)
 
 
 def _model_of(run: Run, checkpoint: str) -> Portable:
@@ -116,7 +122,8 @@ def untrained_source(config: Config, count: int) -> Source:
     }
     facts = {"kind": "model", "setting": str(setting), "model": {"name": config.model.label, **costs}}
     task = build.task_of(config, setting.num_classes)
-    samples = _like(modality.portable_example(), count)
+    held = held_samples(count, task.output_shape(modality.shape, setting.num_classes), modality.unit)
+    samples = _like(modality.portable_example(), held)
     return Source(facts, samples, modality.unit, model, task=task, no_accuracy="the weights are untrained")
 
 
@@ -148,7 +155,8 @@ def file_source(file: Opened, data: Mapping[str, str], allow_targets: Sequence[s
         if data:  # asked for: the reason matters
             raise
         log.info(f"note: accuracy is not reported, because the file's run cannot be read: {error}")
-        return Source(facts, _of_record(file, count), unit, files=files, no_accuracy="the file's run cannot be read")
+        held = held_samples(count, file.record["output"]["shape"][1:], unit)
+        return Source(facts, _of_record(file, held), unit, files=files, no_accuracy="the file's run cannot be read")
     if other := _other_weights(file.record, own.facts):
         log.info(f"note: {other}: export again for a comparison with the run's model")
         return Source(facts, own.samples, unit, None, files, own.targets, own.split, own.task)
@@ -206,7 +214,7 @@ def quantized_source(
         "backend"
     )
     run = with_data(load_run(folder, allow_targets), dict(data), "cpu")
-    which, samples, targets = compared_samples(run, count)
+    which, samples, targets = compared_samples(run, _held(run, count))
     facts, files = _of_file(file), {str(file.record["format"]): file.path}
     return Source(facts, samples, run.modality().unit, None, files, targets, which, run.task)
 

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from effbench.metrics import display_of
-from effbench.report.deployment import main_metric, sentences, three
+from effbench.report.deployment import lost_head, main_metric, sentences, three
 from effbench.report.text_table import TextColumn, console, print_sentence, print_table
 from effbench.units import counted, human_bytes, percent
+
+_LOST = {"points lost": "lost\npoints", "answers changed %": "answers\nchanged %"}  # heads that are narrow
 
 
 def print_record(record: Mapping[str, Any]) -> None:
@@ -61,7 +63,7 @@ def _print_throughput(arms: Sequence[Mapping[str, Any]], record: Mapping[str, An
         columns.append(TextColumn(f"{record['unit']}s/s,\nbatch {size}", cells, drop_order=0 if size == 1 else 1))
     if metric := main_metric(arms):
         columns.append(TextColumn(f"{record['split']}\n{metric}", [_value(arm, metric) for arm in arms]))
-        columns.append(TextColumn("lost\npoints", [f"{arm['lost']['estimate']:+.2f}" for arm in arms]))
+        columns.append(TextColumn(_LOST[lost_head(arms)], [f"{arm['lost']['estimate']:+.2f}" for arm in arms]))
     columns.append(TextColumn("output\nmoves by", [f"{arm['parity']['relative']:.1e}" for arm in arms]))
     columns.append(TextColumn("same\nanswers", [percent(arm["parity"]["agreement"]) for arm in arms], drop_order=2))
     print_table(columns)

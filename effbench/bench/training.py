@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from effbench.bench.options import DEVICE, note_device
+from effbench.bench.scratch import scratch
 from effbench.config.compose import parse
 from effbench.config.schema import Config
+from effbench.config.static_compose import member
 from effbench.disturbance import OTHERS, calibration_s, drifted
 from effbench.errors import EffbenchError
 from effbench.jobs.processes import called, relaying
@@ -51,13 +53,14 @@ def bench_training(
         EffbenchError: the config does not train.
     """
     content = _shortened(config, steps, threads)
+    note_device(config)
     found: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory(prefix="effbench-bench-") as name, relaying() as relay:
+    with scratch() as place, relaying() as relay:
         for number in range(rounds):
             log.info(f"round {number + 1} of {rounds}: {steps} training steps")
-            one = called(relay, split_steps, content, Path(name) / str(number))
+            one = called(relay, split_steps, content, place / str(number))
             if one is None:
-                raise KeyboardInterrupt  # a signal arrived
+                raise relay.interruption()
             found.append(one)
     return _record(config, found, steps, threads, target)
 
@@ -73,9 +76,13 @@ def _shortened(config: Config, steps: int, threads: int) -> dict[str, Any]:
     # the other ends of the run's training would come before that of the measurement, or contradict it
     content["trainer"] |= {"max_steps": steps, "max_epochs": None, "min_steps": None, "max_time": None}
     content["trainer"] |= {"limit_val_batches": 1, "limit_test_batches": 0}
-    content["checkpoint"] |= {"save_last": False, "save_top_k": 0}
+    content["checkpoint"] |= {"save_last": False, "save_top_k": 0, "every_n_steps": None}
     content["early_stopping"]["enabled"] = False
-    content["device"] |= {"name": "cpu", "threads": threads}
+    # no tracking service: it would record each round as a run
+    content["logger"]["name"] = "csv"
+    # the run's own may have a warm-up that is longer than the measurement; a step takes as long with any
+    content["scheduler"] = member("scheduler", "constant")
+    content["device"] |= {"name": DEVICE, "threads": threads}
     return {**content, "resume": None}
 
 
@@ -134,6 +141,7 @@ def _record(
         "parts": parts,
         "drift": max(max(one["drift"], 1 / one["drift"]) for one in found),
         "disturbed_rounds": sum((one["others"] or 0) > OTHERS or drifted(one["drift"]) for one in found),
+        "device": DEVICE,
         "others": max(others, default=None),
         "environment": environment(),
     }

@@ -29,7 +29,8 @@ Measures the inference of a trained run, of a file that `effbench export` wrote,
 (then no accuracy is reported). Backends: eager, channels_last, bf16, torchscript, torch_export, onnxruntime,
 openvino_f32, openvino_bf16; only if named, because they take minutes: executorch, aot_inductor, compile. The runtimes
 need the extras effbench[onnx], [openvino] and [executorch]. One that does not work here is a line with its reason. A
-FILE of format={", ".join(PROGRAMS)} is a program: trust=true runs it.
+FILE of format={", ".join(PROGRAMS)} is a program: trust=true runs it. All is measured on the
+CPU, in every mode, whatever device= says.
 
 Each backend and batch size runs in processes of their own, one a round, with `threads` threads; the processes of a
 round take turns of a fraction of a second. After 10 calls to warm up, a process is timed for at least 100 calls, or for
@@ -44,8 +45,8 @@ output=FOLDER; of an untrained model only with output=FOLDER.
   effbench bench mode=train RUN|GROUP=NAME ... [steps=45] [rounds=5] [threads=1] [output=FOLDER] [--json]
 
 Splits the training steps of a run's config, or of any other, into waiting for data, forward, backward, clipping and
-optimizer, by clocks around the parts of the real Trainer; writes train.json and train.png (RUN/bench or
-output=FOLDER).
+optimizer, by clocks around the parts of the real Trainer; the learning rate is constant meanwhile, and nothing is
+logged. Writes train.json and train.png (RUN/bench or output=FOLDER).
 
   effbench bench mode=layers [channels=[16,32,64,128,256]] [sizes=[14,28,56]] [batch=1] [rounds=5] [threads=1]
   effbench bench mode=attention [tokens=[256,512,1024,2048,4096]] [rounds=5] [threads=1]

@@ -8,8 +8,8 @@ from typing import Any
 
 from effbench.cli.flags import VERB_FLAGS, parse_flags, partition_words, show_help
 from effbench.compress.compress import compress, compress_sweep, compress_to_target
-from effbench.compress.options import BENCH_OPTIONS, METHOD_OPTIONS, CompressOptions, compress_options, measuring
-from effbench.compress.target import SearchOptions, Target
+from effbench.compress.options import BENCH_OPTIONS, METHOD_OPTIONS, CompressOptions, compress_options
+from effbench.compress.target import SearchOptions, Target, searching
 from effbench.errors import ConfigError, unknown_name
 from effbench.run.load import targets_from
 from effbench.strict_json import print_json
@@ -41,13 +41,16 @@ smallest weights to zero, which makes no runtime faster. Both then train for `ep
 learning rate (lr=LR for another) with a cosine; steps=N does it in N parts. distill=true: half of the loss is against
 RUN's answers.
 
-sweep: a run a ratio in RUN-METHOD-sweep, with tradeoff.json, .csv and .svg: accuracy against latency and size.
+sweep: a run a ratio in RUN-METHOD-sweep, with tradeoff.json, .csv and .svg: accuracy against latency and size. A ratio
+that fails is named, the others are kept, and the exit code is 1.
 
 target: tries 8 bits for both runtimes, then structured pruning by more and more, with and without 8 bits, until the
 latency (fastest backend) or the size (smallest file) is reached at a loss of at most `max_drop` points of validation
 accuracy; after `minutes` no candidate is begun. latency/4 and size/4 are a quarter of what RUN has. Each candidate is
 measured with rounds=3 seconds=0.5. Writes the best in RUN-target; if it does not reach the target, it is the nearest,
-and the exit code is 3."""
+and the exit code is 3. If RUN itself reaches '2 ms' or '1 MB', it is named with its backend, and nothing is written.
+
+After Ctrl-C or a kill, the same command goes on with the ratios or candidates that were finished."""
 
 _TEXTS = ("scheme", "backend")  # the others are read as YAML
 _SEARCH = ("max_drop", "minutes", "epochs")  # options beside target=
@@ -93,6 +96,9 @@ def _sweep(folder: str, options: Mapping[str, str], given: dict[str, str], rest:
         given: options of the method that the user has set.
         rest: output, data keys and modules.
         as_json: print the record.
+
+    Returns:
+        1 if a ratio failed; the others are kept.
     """
     if options["method"] == "quantize":
         raise ConfigError(
@@ -114,11 +120,11 @@ def _sweep(folder: str, options: Mapping[str, str], given: dict[str, str], rest:
     record = compress_sweep(folder, chosen, *rest)
     if as_json:
         print_json(record)
-        return 0
-    from effbench.compress.table import print_trade_off
+    else:
+        from effbench.compress.table import print_trade_off
 
-    print_trade_off(record)
-    return 0
+        print_trade_off(record)
+    return 1 if record["refused"] else 0
 
 
 def _to_target(folder: str, options: Mapping[str, str], given: dict[str, str], rest: Any, as_json: bool) -> int:
@@ -129,9 +135,9 @@ def _to_target(folder: str, options: Mapping[str, str], given: dict[str, str], r
         if key not in _SEARCH:
             raise ConfigError(unknown_name("option of target", key, _SEARCH))
     values = {key: _value(text, key) for key, text in given.items()}
-    # many candidates: each is measured shorter
-    bench = measuring(**{"rounds": 3, "seconds": 0.5, **_measured(options)})
-    chosen = SearchOptions(Target.parsed(options["target"]), checkpoint=options["checkpoint"], bench=bench, **values)
+    target = Target.parsed(options["target"])
+    bench = searching(target, **_measured(options))
+    chosen = SearchOptions(target, checkpoint=options["checkpoint"], bench=bench, **values)
     record = compress_to_target(folder, chosen, *rest)
     if as_json:
         print_json(record)

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
-from effbench.bench.answers import judged
-from effbench.bench.sources import Source
-from effbench.compress.drop import Judge, answers, tested_split
+from effbench.bench.answers import Judging, part_samples
+from effbench.compress.drop import Judge, output_shape, outputs_of, tested_split
 from effbench.compress.speed import speeds
 from effbench.errors import first_line
 from effbench.models import accounting
 from effbench.report.compression import compressed_file
-from effbench.stats import share_interval
 
 if TYPE_CHECKING:
     from torch import nn
@@ -84,29 +81,28 @@ def paired_test(source: Run, checkpoint: str, result: Run, which: str, most: int
         most: samples; a split with more is sampled, with classes in proportion.
     """
     name, split, same = tested_split(source, which, most)
-    targets = source.modality().targets(split.labels, torch.arange(len(split)), {})
-    before, after = answers(source, checkpoint, split), answers(result, "best", split)
-    judge = Source({}, torch.empty(0), source.modality().unit, targets=targets, task=source.task)
-    own, found = judged(judge, before, before), judged(judge, before, after)
+    models = source.model(checkpoint), result.model("best")
+    own, changed = Judging(source.task), Judging(source.task)
+    # in parts: all outputs of a next-token model may exceed the memory
+    for rows in torch.arange(len(split)).split(part_samples(output_shape(source))):
+        part = split.take(rows)
+        targets = source.modality().targets(part.labels, torch.arange(len(part)), {})
+        before, after = outputs_of(models[0], source, part), outputs_of(models[1], result, part)
+        own.add(before, before, targets)
+        changed.add(before, after, targets)
+    found = changed.facts()
     return {
         "split": name,
         "samples": len(split),
         "same_data": same,
-        "before": own["metrics"],
+        "before": own.facts()["metrics"],
         "after": found["metrics"],
-        "before_accuracy": _accuracy(source, before, targets),
-        "after_accuracy": _accuracy(source, after, targets),
+        "before_accuracy": own.accuracy(),
+        "after_accuracy": changed.accuracy(),
         "lost": found["lost"],
         "lost_of": found["lost_of"],
         "parity": found["parity"],
     }
-
-
-def _accuracy(run: Run, outputs: Tensor, targets: Tensor) -> dict[str, float] | None:
-    """Return the accuracy with its interval; None for tasks without one."""
-    if run.task.kind != "class":
-        return None
-    return asdict(share_interval(int((outputs.argmax(1) == targets).sum()), len(targets)))
 
 
 def _costs(run: Run, model: nn.Module) -> dict[str, Any]:

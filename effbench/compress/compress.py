@@ -73,9 +73,10 @@ def compress_sweep(
         The content of tradeoff.json, with `path` of the folder, which holds a run a ratio.
     """
     run, target = _loaded(folder, output, f"{options[0].method}-sweep", data_overrides, allow_targets)
+    from effbench.compress.record import plan_of
     from effbench.compress.trade_off import trade_off
 
-    with making(target) as hidden:
+    with making(target, plan_of(run, options[0].checkpoint, options)) as hidden:
         record = trade_off(run, options, hidden, target)
     return {**record, "path": str(target)}
 
@@ -97,7 +98,11 @@ def compress_to_target(
         allow_targets: see `compress`.
 
     Returns:
-        The record of the search, with `met`, and with `path` of the result's folder, None if nothing holds the bound.
+        The content of compression.json, with `search` (`met` says whether the target is reached) and `path` of the
+        result's folder: None if the run itself reaches the target, so that nothing was written.
+
+    Raises:
+        ThresholdError: no candidate holds the bound of what may be lost.
     """
     run, target = _loaded(folder, output, "target", data_overrides, allow_targets)
     from effbench.compress.search import search

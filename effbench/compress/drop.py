@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from effbench import build
-from effbench.bench.answers import judged
+from effbench.bench.answers import held_samples, judged, part_samples
 from effbench.bench.sources import Source
 from effbench.compress.mixed import Judged
 from effbench.data.splits import Split, representative_sample
@@ -34,8 +34,10 @@ class Judge:
     """
 
     def __init__(self, run: Run, checkpoint: str):
-        _, self._split, _ = tested_split(run, "val", MOST)
         self._run, self._modality = run, run.modality()
+        # the model's outputs are held for as long as candidates are compared with them
+        most = held_samples(MOST, output_shape(run), self._modality.unit)
+        _, self._split, _ = tested_split(run, "val", most)
         self._reference = answers(run, checkpoint, self._split)
         targets = self._modality.targets(self._split.labels, torch.arange(len(self._split)), {})
         self._source = Source({}, torch.empty(0), self._modality.unit, targets=targets, task=run.task)
@@ -59,12 +61,16 @@ class Judge:
         return float(self.facts(outputs)["drop"])
 
     def facts(self, outputs: Tensor) -> dict[str, Any]:
-        """Return the drop, what it is of, and the loss before and after it, for a record. outputs: as in `drop`."""
+        """Return the drop, its interval if it is of accuracy, what it is of, and both losses, for a record.
+
+        outputs: as in `drop`.
+        """
         found = judged(self._source, self._reference, outputs)
         loss = float(found["metrics"]["loss"])
         of_class = self._run.task.kind == "class"
         drop = float(found["lost"]["estimate"]) if of_class else risen(self._loss, loss)
-        return {"drop": drop, "of": self.unit, "loss_before": self._loss, "loss_after": loss}
+        ends = {end: float(found["lost"][end]) if of_class else None for end in ("low", "high")}
+        return {"drop": drop, **ends, "of": self.unit, "loss_before": self._loss, "loss_after": loss}
 
     def _answers(self, forward: Forward) -> Tensor:
         chunks = torch.arange(len(self._split)).split(self._run.config.data.eval_batch_size)
@@ -103,8 +109,17 @@ def left(first: Mapping[str, Any], bound: float) -> float:
 
 
 def _moved(reference: Tensor, outputs: Tensor) -> float:
-    size = float(reference.double().square().mean().sqrt())
-    return float((outputs.double() - reference.double()).square().mean().sqrt()) / (size or 1.0)
+    size = moved = 0.0
+    at_once = part_samples(reference.shape[1:])
+    for before, after in zip(reference.split(at_once), outputs.split(at_once), strict=True):
+        size += float(before.double().square().sum())
+        moved += float((after.double() - before.double()).square().sum())
+    return math.sqrt(moved / (size or reference.numel()))
+
+
+def output_shape(run: Run) -> Sequence[int]:
+    """Return the shape of the outputs for one sample."""
+    return run.task.output_shape(run.shape, len(run.classes))
 
 
 def tested_split(run: Run, which: str, most: int) -> tuple[str, Split, bool]:

@@ -109,7 +109,7 @@ def _trained(config: Config, folder: Path, model: nn.Module, callbacks: Sequence
 
 
 def tuned_config(source: Run, epochs: int, lr: float, tests: bool = True) -> Config:
-    """Return the run's config for fine-tuning: its data, optimizer and augmentation, a short cosine.
+    """Return the run's config for fine-tuning: its data, optimizer and augmentation, a short cosine or no schedule.
 
     Args:
         source: the run; its recorded config says on which device it was trained.
@@ -122,8 +122,10 @@ def tuned_config(source: Run, epochs: int, lr: float, tests: bool = True) -> Con
     content["device"] = {**content["device"], "name": "cpu" if recorded["device"]["name"] == "cpu" else "auto"}
     content["model"] = {**content["model"], "pretrained": None}
     content["optimizer"] = {**content["optimizer"], "lr": lr}
-    if content["scheduler"]["_target_"] != member("scheduler", "constant")["_target_"]:
-        content["scheduler"] = member("scheduler", "cosine")  # the run's own may have lengths for its own epochs
+    # the run's own may have lengths for its own epochs: a warm-up, too
+    constant = member("scheduler", "constant")
+    stays = content["scheduler"]["_target_"] == constant["_target_"]
+    content["scheduler"] = constant if stays else member("scheduler", "cosine")
     content["trainer"] = {
         **content["trainer"], "max_epochs": epochs, "max_steps": None, "max_time": None, "min_steps": None,
         "check_val_every_n_epoch": 1,

@@ -1,7 +1,8 @@
-"""The folder of a result: made under a hidden name, published by one rename."""
+"""The folder of a result, or of several: made under a hidden name, published by one rename."""
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,9 +12,13 @@ from pathlib import Path
 from effbench.compress.options import ELSEWHERE
 from effbench.disk import move, sync_folder
 from effbench.errors import ConfigError
-from effbench.records import naming_disk_faults
+from effbench.records import naming_disk_faults, replacing
 from effbench.run.lock import NAME as LOCK
 from effbench.run.lock import holding
+
+log = logging.getLogger(__name__)
+
+PLAN = "plan"  # file in the hidden folder of several results: which command makes them
 
 
 def check_absent(target: Path) -> None:
@@ -22,29 +27,55 @@ def check_absent(target: Path) -> None:
 
 
 @contextmanager
-def making(target: Path) -> Iterator[Path]:
+def making(target: Path, plan: str = "") -> Iterator[Path]:
     """Give a hidden folder beside `target`, which becomes `target` by one rename at the end of the block.
 
-    After an error, or a kill, there is no `target`. What a killed process left is removed by the next one.
+    After an error, a signal or a kill there is no `target`, nor if the folder is left empty. What a killed process left
+    is removed by the next one, unless both have the same plan: then the next one finds it in the folder.
+
+    Args:
+        target: folder of the result.
+        plan: of several results, each of which is of use to the same command after a signal or a kill; '': of one.
 
     Raises:
         ConfigError: another process makes the same target, it exists, or the place cannot be written.
     """
     hidden = target.with_name(f".{target.name}.making")
     with holding(hidden, ELSEWHERE):
-        _empty(hidden)
+        if not plan or _plan_in(hidden) != plan:
+            empty(hidden)
+        if plan:
+            with replacing(hidden / PLAN, elsewhere=ELSEWHERE) as stream:
+                stream.write(plan.encode())
+        kept = False
         try:
             yield hidden
+            (hidden / PLAN).unlink(missing_ok=True)
+            if not any(path.name != LOCK for path in hidden.iterdir()):
+                return
             check_absent(target)
             with naming_disk_faults(target, elsewhere=ELSEWHERE):
                 move(hidden, target)
                 sync_folder(target.parent)
             (target / LOCK).unlink(missing_ok=True)  # it moved along
+        except KeyboardInterrupt:
+            kept = (hidden / PLAN).exists() and any(path.is_dir() for path in hidden.iterdir())
+            if kept:
+                log.info(f"what is finished is kept in {hidden}: the same command goes on with it")
+            raise
         finally:
-            _empty(hidden)
+            if not kept:
+                empty(hidden)
 
 
-def _empty(folder: Path) -> None:
+def _plan_in(folder: Path) -> str:
+    try:
+        return (folder / PLAN).read_text(encoding="utf-8", errors="replace")
+    except OSError:  # a folder that was just made
+        return ""
+
+
+def empty(folder: Path) -> None:
     """Remove everything but the lock, which is this process's."""
     with suppress(FileNotFoundError):
         for path in folder.iterdir():

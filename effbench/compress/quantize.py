@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -20,18 +21,27 @@ from effbench.compress.drop import Judge
 from effbench.compress.mixed import Judged, Mixed, within, within_bound
 from effbench.compress.onnx_int8 import OnnxInt8, has_attention
 from effbench.compress.openvino_int8 import openvino_int8, require_nncf
-from effbench.compress.options import AUTO, CALIBRATIONS, CompressOptions, QuantizeOptions, own_options
+from effbench.compress.options import (
+    AUTO,
+    CALIBRATIONS,
+    ELSEWHERE,
+    RUNTIMES,
+    CompressOptions,
+    QuantizeOptions,
+    own_options,
+)
 from effbench.compress.record import Result
 from effbench.data.splits import representative_sample
-from effbench.errors import ThresholdError
+from effbench.errors import EffbenchError, ThresholdError, first_line
 from effbench.export.files import publish_file
 from effbench.export.formats import FORMATS, load_exported, loaded
 from effbench.export.onnx_files import require_onnx
 from effbench.export.openvino_files import openvino_archive, require_openvino
+from effbench.records import naming_disk_faults
 from effbench.report.compression import FILES
 from effbench.run.compared import compared_samples
 from effbench.run.evaluate import check_same_data
-from effbench.run.export import SAMPLES, check_fits, compared, export_loaded
+from effbench.run.export import check_fits, compared, export_loaded, samples_for
 from effbench.run.export_options import Wanted
 from effbench.run.run import Run
 from effbench.units import counted, human_bytes
@@ -75,10 +85,11 @@ def quantize(source: Run, options: CompressOptions, folder: Path) -> Result:
     judge = Judge(source, options.checkpoint)
     with tempfile.TemporaryDirectory(prefix=".quantize-", dir=folder) as name:
         exported = export_loaded(source, Wanted("onnx", options.checkpoint, name, TOLERANCE, None, True, "file"))
-        if kind == "onnx":
-            made = _onnx(source, judge, own, exported, Path(name))
-        else:
-            made = _openvino(source, judge, own, Path(exported["path"]))
+        with _named_faults(own.backend, Path(name)):
+            if kind == "onnx":
+                made = _onnx(source, judge, own, exported, Path(name))
+            else:
+                made = _openvino(source, judge, own, Path(exported["path"]))
     _check_drop(made, own, judge.unit)
     stem = Path(exported["path"]).name.removesuffix(".onnx")
     bits = "bf16" if made.scheme == "bf16" else f"{made.scheme}-int8"
@@ -94,6 +105,22 @@ def quantize(source: Run, options: CompressOptions, folder: Path) -> Result:
     )
     log.info(f"{target.name}: {human_bytes(len(made.content))}, float32 {human_bytes(exported['bytes'])}")
     return Result(file=target.name, details={**about, "float32_bytes": exported["bytes"], "bytes": len(made.content)})
+
+
+@contextmanager
+def _named_faults(backend: str, folder: Path) -> Iterator[None]:
+    """Turn what a quantizer raises into an EffbenchError. folder: of its temporary files."""
+    try:
+        with naming_disk_faults(folder / "quantized", elsewhere=ELSEWHERE):
+            yield
+    # these say nothing about the model
+    except (EffbenchError, MemoryError):
+        raise
+    except Exception as error:
+        [other] = set(RUNTIMES) - {backend}
+        raise EffbenchError(
+            f"backend={backend} cannot quantize this model: {first_line(error)}. Try backend={other}."
+        ) from error
 
 
 def _require_libraries(own: QuantizeOptions) -> None:
@@ -132,7 +159,8 @@ def _publish(source: Run, checkpoint: str, target: Path, content: bytes, record:
         record: of the file, without parity.
     """
     target.parent.mkdir(parents=True)
-    model, (which, samples, _) = source.model(checkpoint), compared_samples(source, SAMPLES)
+    model, count = source.model(checkpoint), samples_for(source.summary["model"].get("macs"))
+    which, samples, _ = compared_samples(source, count)
     # a number is a fixed length
     length = record["input"]["shape"][1]
     kind = record["format"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +68,19 @@ def _earlier(folder: Path) -> dict[str, Any] | None:
 def write_compression(folder: Path, record: Mapping[str, Any]) -> None:
     """Write compression.json, without secrets."""
     write_text(folder / NAME, json_text(redact({"schema_version": SCHEMA, **record})) + "\n")
+
+
+def plan_of(source: Run, checkpoint: str, options: object) -> str:
+    """Return a digest of all that several results follow from: a command with another one makes others.
+
+    Args:
+        source: the run, with the data keys of the command.
+        checkpoint: name of its checkpoint.
+        options: dataclasses of plain values.
+    """
+    weights = weights_digest(read_manifest(source.checkpoint(checkpoint).resolve()))
+    parts = (version("effbench"), str(source.folder.resolve()), weights, source.config.to_dict(), options)
+    return hashlib.sha256(repr(parts).encode(errors="backslashreplace")).hexdigest()
 
 
 def options_record(options: CompressOptions) -> dict[str, Any]:

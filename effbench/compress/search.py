@@ -7,33 +7,37 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from effbench.bench.options import BenchOptions
 from effbench.compress.compare import MOST, paired_test
 from effbench.compress.drop import both, left
-from effbench.compress.making import making
+from effbench.compress.itself import reached_already
+from effbench.compress.making import PLAN, empty, making
 from effbench.compress.mixed import within
 from effbench.compress.options import RUNTIMES, CompressOptions, QuantizeOptions, StructuredOptions, readers
-from effbench.compress.record import write_compression
+from effbench.compress.record import plan_of, write_compression
 from effbench.compress.run import loaded_result
-from effbench.compress.target import SearchOptions, Target, value_text
-from effbench.compress.trial import Trial, bytes_of, p50_of, tried
-from effbench.errors import EffbenchError, ThresholdError, first_line
+from effbench.compress.target import SearchOptions, Target
+from effbench.compress.trial import FAULTS, Trial, bytes_of, latency_of, tried
+from effbench.errors import ThresholdError, first_line
 from effbench.export.files import record_path
 from effbench.records import write_text
-from effbench.report.compression import FILES, NAME
+from effbench.report.before_after import value_text
+from effbench.report.compression import FILES, NAME, PRUNED
 from effbench.run.run import Run
+from effbench.stats import Interval
 
 log = logging.getLogger(__name__)
 
 RATIOS = (0.25, 0.5, 0.75, 0.875)  # of structured pruning, tried in this order until too much is lost
-PRUNED = "before"  # folder, in the result, of the pruned run that a quantized result was made of
 
 
 @dataclass(frozen=True)
@@ -43,14 +47,19 @@ class Candidate:
     Attributes:
         trial: the last step.
         pruned: the step before it; None for one step.
-        value: seconds, bytes, or for a relative target the part of what the run has.
+        interval: seconds, bytes, or for a relative target the part of what the run has.
         drop: what is lost on validation samples.
     """
 
     trial: Trial
     pruned: Trial | None
-    value: float
+    interval: Interval
     drop: float
+
+    @property
+    def value(self) -> float:
+        """The estimate."""
+        return self.interval.estimate
 
 
 @dataclass
@@ -70,18 +79,19 @@ class _Search:
             if self.rows and self._over():
                 return
             own = QuantizeOptions(backend=backend, max_drop=self.options.max_drop)
-            self._try(CompressOptions("quantize", own, self.options.checkpoint, self.options.bench), f"int8-{backend}")
+            self._try(CompressOptions("quantize", own, self.options.checkpoint, self._bench), f"int8-{backend}")
         for ratio in RATIOS:
             if self.rows and self._over():
                 return
             pruning = StructuredOptions(ratio=ratio, epochs=self.options.epochs)
-            options = CompressOptions("structured", pruning, self.options.checkpoint, self.options.bench)
+            options = CompressOptions("structured", pruning, self.options.checkpoint, self._bench)
             pruned = self._try(options, f"structured-{ratio:g}")
             if pruned is None:
                 continue  # rounding may keep every channel at a small ratio
-            if not within(pruned.drop, self.options.max_drop):
+            if not within(_least_drop(pruned), self.options.max_drop):
                 return  # a larger ratio would lose more
-            if not self._over():
+            # 8 bits lose more, too; but the next ratio may hold where this one misses the bound by chance
+            if within(pruned.drop, self.options.max_drop) and not self._over():
                 self._quantized(pruned)
 
     def best(self) -> Candidate | None:
@@ -95,7 +105,11 @@ class _Search:
     @property
     def _runtimes(self) -> list[str]:
         """The runtimes whose files a backend that is measured can read."""
-        return [name for name in RUNTIMES if readers(name, self.options.bench)]
+        return [name for name in RUNTIMES if readers(name, self._bench)]
+
+    @property
+    def _bench(self) -> BenchOptions:
+        return self.options.measured
 
     def _over(self) -> bool:
         best = self.best()
@@ -110,7 +124,7 @@ class _Search:
         own = QuantizeOptions(backend=self._better_backend(), max_drop=most)
         source = loaded_result(pruned.trial.folder, self.source)
         name = f"{pruned.trial.name}-int8-{own.backend}"
-        self._try(CompressOptions("quantize", own, "best", self.options.bench), name, source, pruned)
+        self._try(CompressOptions("quantize", own, "best", self._bench), name, source, pruned)
 
     def _better_backend(self) -> str:
         values = {each.trial.name: each.value for each in self.candidates if each.pruned is None}
@@ -130,37 +144,61 @@ class _Search:
         log.info(f"candidate {name}")
         try:
             trial = tried(source or self.source, options, name, self.folder, self.final)
-        except EffbenchError as error:
-            log.info(f"{name}: {error}")
+        except FAULTS as error:
+            log.info(f"{name}: {first_line(error)}")
+            log.debug("traceback:", exc_info=True)
             self.rows.append({"name": name, "failed": first_line(error)})
             return None
-        value = _value(self.options.target, trial)
+        interval = _value(self.options.target, trial)
         drop = float(trial.record["validation"]["drop"])
         if pruned is not None:
-            value = None if value is None else value * (pruned.value if self.options.target.relative else 1.0)
+            if interval is not None and self.options.target.relative:
+                interval = _product(pruned.interval, interval)
             drop = both(pruned.trial.record["validation"], trial.record["validation"])
+        value = None if interval is None else interval.estimate
         self.rows.append({**trial.facts(), "failed": None, "value": value, "drop": drop})
-        if value is None:
+        if interval is None:
             return None
-        found = Candidate(trial, pruned.trial if pruned else None, value, drop)
+        found = Candidate(trial, pruned.trial if pruned else None, interval, drop)
         self.candidates.append(found)
-        log.info(f"{name}: {value_text(self.options.target, value)}, {drop:+.2f} lost on validation samples")
+        value_said = value_text(self.options.target.text, found.value)
+        log.info(f"{name}: {value_said}, {drop:+.2f} lost on validation samples")
         return found
 
 
-def _value(target: Target, trial: Trial) -> float | None:
-    """Return what the target bounds; None if it was not measured."""
+def _least_drop(pruned: Candidate) -> float:
+    """Return the lower end of what a pruned candidate loses; where it has no interval, the estimate."""
+    low = pruned.trial.record["validation"].get("low")
+    return pruned.drop if low is None else float(low)
+
+
+def _value(target: Target, trial: Trial) -> Interval | None:
+    """Return what the target bounds, with its interval; None if it was not measured."""
     speed = trial.record["speed"]
     if not target.latency:
         own, before = bytes_of(speed, "after"), bytes_of(speed, "before")
-        return None if own is None or before is None else own / (before if target.relative else 1)
-    if not target.relative:
-        return p50_of(speed, "after")
-    return float(speed["fastest_ratio"]["estimate"]) if speed["fastest_ratio"] else None
+        if own is None or before is None:
+            return None
+        size = own / (before if target.relative else 1)
+        return Interval(size, size, size, 1)
+    found = speed["fastest_ratio"] if target.relative else latency_of(speed, "after")
+    if not found:
+        return None
+    # in JSON an end without a limit is null
+    low, high = (0.0 if found["low"] is None else found["low"], math.inf if found["high"] is None else found["high"])
+    return Interval(found["estimate"], low, high, found["n"])
+
+
+def _product(first: Interval, second: Interval) -> Interval:
+    """Return the ratio of two steps together; its interval is wider than it need be."""
+    ends = first.low * second.low, first.high * second.high
+    return Interval(first.estimate * second.estimate, *ends, min(first.n, second.n))
 
 
 def search(source: Run, options: SearchOptions, target: Path) -> dict[str, Any]:
     """Search, and publish the best candidate as a run with the record of the search in its compression.json.
+
+    If the run itself reaches the target, nothing is published.
 
     Args:
         source: the run.
@@ -170,7 +208,11 @@ def search(source: Run, options: SearchOptions, target: Path) -> dict[str, Any]:
     Raises:
         ThresholdError: no candidate holds the bound of what may be lost.
     """
-    with making(target) as hidden:
+    # a command that was killed goes on with the candidates it had, also if it gets more minutes
+    with making(target, plan_of(source, options.checkpoint, replace(options, minutes=1.0))) as hidden:
+        if (own := reached_already(source, options)) is not None:
+            empty(hidden)
+            return {"source": {"run": str(source.folder)}, "search": own, "path": None}
         found = _Search(source, options, hidden, target)
         found.run()
         best = found.best()
@@ -188,6 +230,8 @@ def search(source: Run, options: SearchOptions, target: Path) -> dict[str, Any]:
             "minutes": options.minutes,
             "met": found.holds(best.value),
             "value": best.value,
+            "value_low": best.interval.low,
+            "value_high": best.interval.high,
             "most": options.target.most,
             "drop": best.drop,
             "seconds": round(time.monotonic() - found.begun, 1),
@@ -212,6 +256,7 @@ def _kept(best: Candidate, source: Run, hidden: Path, final: Path, facts: Mappin
         final: the name of `hidden` in the end.
         facts: of the search.
     """
+    (hidden / PLAN).unlink()  # from here on the folder is of no use to another command
     places = {best.trial.folder: hidden}
     if best.pruned is not None:
         places[best.pruned.folder] = hidden / PRUNED

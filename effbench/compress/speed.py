@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -44,7 +45,8 @@ def speeds(source: Run, checkpoint: str, result: Run, options: BenchOptions) -> 
     """
     before = source_of(source, checkpoint, options.samples)
     after = _source_of_result(before, result, options)
-    with tempfile.TemporaryDirectory(prefix=".speed-", dir=result.folder) as name, thread_count(options.threads):
+    place = tempfile.TemporaryDirectory(prefix=".speed-", dir=_roomier(result.folder))
+    with place as name, thread_count(options.threads):
         rows, arms = [], []
         for side, each in zip(SIDES, (before, after), strict=True):
             own = Path(name) / side
@@ -62,6 +64,14 @@ def speeds(source: Run, checkpoint: str, result: Run, options: BenchOptions) -> 
         control = Arm(first.name + AGAIN, first.backend, first.file)
         measure([*arms, control], batch_files(before, options, Path(name)), options, Path(name))
     return _record(rows, arms, first, control, options)
+
+
+def _roomier(folder: Path) -> Path:
+    """Return the folder, or the one for temporary files if that has more room: the result may have cost hours."""
+    try:
+        return max(folder, Path(tempfile.gettempdir()), key=lambda each: shutil.disk_usage(each).free)
+    except OSError:  # there is none
+        return folder
 
 
 def _source_of_result(before: Source, result: Run, options: BenchOptions) -> Source:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from effbench.compress.target import Target, value_text
+from effbench.bench.backends import BACKENDS
+from effbench.compress.target import Target
 from effbench.escaping import for_terminal
+from effbench.export.formats import FORMATS
 from effbench.metrics import display_of
-from effbench.report.before_after import accuracy_sentence, costs, sentences
+from effbench.report.before_after import costs, search_sentences, sentences, value_text
 from effbench.report.deployment import three
 from effbench.report.text_table import TextColumn, console, print_sentence, print_table
 from effbench.units import human_bytes, human_count
@@ -70,12 +73,12 @@ def print_trade_off(record: Mapping[str, Any]) -> None:
     before, rows, metric = record["before"], record["rows"], record["metric"]
     head = f"{record['model']}, method={record['method']}; latency at batch 1 with the fastest backend of each"
     print_sentence(out, head, style="bold")
-    display, split = display_of(metric), rows[0]["split"]
+    split = rows[0]["split"]
     every = [before, *rows]
     print_table(
         [
             TextColumn("ratio", ["before", *(f"{row['ratio']:g}" for row in rows)]),
-            TextColumn(f"{split}\n{metric}", [display.text(each["metrics"][metric]) for each in every]),
+            TextColumn(f"{split}\n{metric}", [_value(each, metric) for each in every]),
             TextColumn("points lost", ["", *map(_points, rows)], drop_order=1),
             TextColumn("parameters", [human_count(each["parameters"]) for each in every], drop_order=3),
             TextColumn("file", [human_bytes(each["bytes"]) for each in every]),
@@ -87,6 +90,11 @@ def print_trade_off(record: Mapping[str, Any]) -> None:
     for ratio, why in record["refused"].items():
         print_sentence(console(), for_terminal(why), head=f"ratio {ratio}: ")
     print(f"  {for_terminal(record['path'])}/tradeoff.svg")
+
+
+def _value(row: Mapping[str, Any], metric: str) -> str:
+    value = row["metrics"].get(metric)  # it may be undefined for the answers of one ratio
+    return "-" if value is None else display_of(metric).text(value)
 
 
 def _points(row: Mapping[str, Any]) -> str:
@@ -102,13 +110,16 @@ def print_search(record: Mapping[str, Any]) -> None:
     """Print every candidate of a search, the result, and whether it reaches the target."""
     out = console()
     found = record["search"]
+    if record["path"] is None:
+        print_sentence(out, _reached_already(record))
+        return
     target = Target.parsed(found["target"])
     rows = [row for row in found["candidates"] if not row["failed"] and row["value"] is not None]
     lost_in = "points" if found["test"]["lost_of"] == "accuracy" else "% of loss"
     print_table(
         [
             TextColumn("candidate", [row["name"] for row in rows], is_number=False),
-            TextColumn(f"target\n{found['target']}", [value_text(target, row["value"]) for row in rows]),
+            TextColumn(f"target\n{found['target']}", [value_text(target.text, row["value"]) for row in rows]),
             TextColumn(f"val {lost_in}\nlost", [f"{row['drop']:+.2f}" for row in rows]),
             TextColumn("file", [human_bytes(row["bytes"]) if row["bytes"] else "-" for row in rows], drop_order=1),
             TextColumn("backend", [str(row["backend"]) for row in rows], is_number=False, drop_order=2),
@@ -118,11 +129,18 @@ def print_search(record: Mapping[str, Any]) -> None:
     for row in found["candidates"]:
         if row["failed"]:
             print_sentence(out, for_terminal(row["failed"]), head=f"{row['name']}: ")
-    for sentence in accuracy_sentence(found["test"]):
-        print_sentence(out, f"Beside the run: {sentence}")
-    value = value_text(target, found["value"])
-    reached = "reached" if found["met"] else "not reached; this is the nearest"
-    print_sentence(out, f"target={found['target']} {reached}: {value}, after {found['seconds']:.0f} s.")
+    for sentence in search_sentences(record):
+        print_sentence(out, sentence)
     for reason in record["speed"]["doubts"] if target.latency else ():
         print_sentence(out, f"Doubt: {for_terminal(reason)}.")
     print(f"  {for_terminal(record['path'])}")
+
+
+def _reached_already(record: Mapping[str, Any]) -> str:
+    """Return that the run itself reaches the target, and how to have its file."""
+    found, run = record["search"], str(record["source"]["run"])
+    value, backend = value_text(found["target"], found["value"]), BACKENDS[found["backend"]]
+    said = f"target={found['target']} is reached by the run itself: {value} with backend={backend.name}"
+    kind = backend.also or backend.file
+    remedy = f" For its file: effbench export {shlex.quote(run)} format={kind}" if kind in FORMATS else ""
+    return for_terminal(f"{said}. Nothing was compressed or written.{remedy}")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
+from effbench.bench.backends import has_bf16
 from effbench.bench.options import BenchOptions
-from effbench.compress.options import measuring
+from effbench.compress.options import MEASURED, measuring
 from effbench.config.options import NON_NEGATIVE, POSITIVE, WHOLE
 from effbench.errors import ConfigError, shown
-from effbench.units import human_bytes
 
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9}
 _LARGEST = 1e15  # of any unit
@@ -58,7 +59,7 @@ class SearchOptions:
         minutes: no candidate is begun after that.
         epochs: of fine-tuning of each pruned candidate.
         checkpoint: of the run.
-        bench: how each candidate is measured.
+        bench: how each candidate is measured; None: as `searching` says.
     """
 
     target: Target
@@ -66,16 +67,26 @@ class SearchOptions:
     minutes: float = 10.0
     epochs: int = 3
     checkpoint: str = "best"
-    bench: BenchOptions = field(default_factory=measuring)
+    bench: BenchOptions | None = None
 
     def __post_init__(self) -> None:
         NON_NEGATIVE.check(self.max_drop, "max_drop", "points of accuracy, a number >= 0, such as 0.5")
         POSITIVE.check(self.minutes, "minutes")
         WHOLE.check(self.epochs, "epochs")
 
+    @property
+    def measured(self) -> BenchOptions:
+        """How each candidate is measured."""
+        return self.bench or searching(self.target)
 
-def value_text(target: Target, value: float) -> str:
-    """Return a value in the unit of the target."""
-    if target.relative:
-        return f"{value:.3f} of the run's {'latency' if target.latency else 'size'}"
-    return f"{1000 * value:.3g} ms" if target.latency else human_bytes(value)
+
+def searching(target: Target, **given: Any) -> BenchOptions:
+    """Return how candidates are measured: shorter than a single result, for a latency also in bfloat16 if it is there.
+
+    Args:
+        target: what is searched for.
+        **given: options of BenchOptions that the user has set.
+    """
+    # it is for files in float32 and in 8 bits, so that every candidate may be faster with it
+    also = ("openvino_bf16",) if target.latency and has_bf16() else ()
+    return measuring(**{"backends": (*MEASURED, *also), "rounds": 3, "seconds": 0.5, **given})

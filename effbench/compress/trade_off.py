@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from effbench.compress.options import ELSEWHERE, CompressOptions
-from effbench.compress.trial import Trial, bytes_of, p50_of, tried
+from effbench.compress.trial import FAULTS, Trial, bytes_of, p50_of, tried
 from effbench.errors import EffbenchError, first_line
 from effbench.metrics import display_of
 from effbench.records import replacing
@@ -44,9 +44,9 @@ def trade_off(source: Run, options: Sequence[CompressOptions], folder: Path, fin
         log.info(f"ratio {ratio:g}, {number} of {len(options)}")
         try:
             trials.append((ratio, tried(source, each, f"ratio-{ratio}", folder, final)))
-        except EffbenchError as error:
-            # the other ratios took minutes each
-            log.warning(f"ratio {ratio:g}: {error}")
+        except FAULTS as error:
+            log.warning(f"ratio {ratio:g}: {first_line(error)}")
+            log.debug("traceback:", exc_info=True)
             refused[f"{ratio:g}"] = first_line(error)
     if not trials:
         raise EffbenchError(f"no ratio works: {'; '.join(f'{ratio}: {why}' for ratio, why in refused.items())}")
@@ -92,7 +92,8 @@ def _csv(record: Mapping[str, Any]) -> str:
             for end, suffix in (("estimate", ""), ("low", "_low"), ("high", "_high")):
                 flat[key + suffix] = row[key][end] if row[key] else None
         rows.append({key: f"{value:.8g}" if isinstance(value, float) else value for key, value in flat.items()})
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    # a metric may be undefined for the answers of one ratio
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().rstrip("\n")
@@ -103,13 +104,16 @@ def figures_of(record: Mapping[str, Any]) -> list[Figure]:
     metric, before = record["metric"], record["before"]
     display = display_of(metric)
     split = record["rows"][0]["split"]
-    points: dict[str, list[tuple[float, float]]] = {"latency": [(1.0, before["metrics"][metric])]}
-    points["size"] = [(1.0, before["metrics"][metric])]
-    for row in record["rows"]:
+    points: dict[str, list[tuple[float, float]]] = {"latency": [], "size": []}
+    whole = {**before, "over_before": {"estimate": 1.0}}
+    for row in (whole, *record["rows"]):
+        # it may be undefined for the answers of one ratio
+        if (value := row["metrics"].get(metric)) is None:
+            continue
         if row["over_before"]:
-            points["latency"].append((row["over_before"]["estimate"], row["metrics"][metric]))
+            points["latency"].append((row["over_before"]["estimate"], value))
         if row["bytes"] and before["bytes"]:
-            points["size"].append((row["bytes"] / before["bytes"], row["metrics"][metric]))
+            points["size"].append((row["bytes"] / before["bytes"], value))
     about = {
         "latency": f"latency over that before ({before['backend']}, batch 1)",
         "size": "size of the file over that before",
@@ -123,7 +127,9 @@ def figures_of(record: Mapping[str, Any]) -> list[Figure]:
     return [each for each in drawn if each is not None]
 
 
-def _svg(record: Mapping[str, Any]) -> str:
+def _svg(record: Mapping[str, Any]) -> str | None:
+    if not (figures := figures_of(record)):
+        return None  # the metric is undefined for nearly all
     ratios = ", ".join(f"{row['ratio']:g}" for row in record["rows"])
     lines = "; ".join(
         f"ratio {row['ratio']:g}: latency {three(row['over_before']['estimate'])} of before"
@@ -131,4 +137,4 @@ def _svg(record: Mapping[str, Any]) -> str:
         if row["over_before"]
     )
     text = f"{record['model']}, method={record['method']}, ratios {ratios}, from right to left. {lines}."
-    return sheet(figures_of(record), text, across=2).rstrip("\n")
+    return sheet(figures, text, across=2).rstrip("\n")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +11,14 @@ from typing import Any
 
 from effbench.compress.options import CompressOptions
 from effbench.compress.run import compress_loaded
+from effbench.errors import ConfigError, EffbenchError
+from effbench.report.compression import read_compression
 from effbench.run.run import Run
+
+log = logging.getLogger(__name__)
+
+# What ends one trial and not those beside it, which took minutes each: also what libraries raise.
+FAULTS = (EffbenchError, OSError, MemoryError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -67,8 +76,16 @@ def _arm(speed: Mapping[str, Any], side: str) -> Mapping[str, Any] | None:
 
 def p50_of(speed: Mapping[str, Any], side: str) -> float | None:
     """Return the median latency, in seconds, of the fastest arm of a side; None if none was measured."""
-    arm = _arm(speed, side)
-    return float(arm["batches"][_smallest(speed)]["latency_s"]["p50"]["estimate"]) if arm else None
+    found = latency_of(speed, side)
+    return float(found["estimate"]) if found else None
+
+
+def latency_of(speed: Mapping[str, Any], side: str) -> Mapping[str, Any] | None:
+    """Return the median latency with its interval, in seconds; see `p50_of`."""
+    if (arm := _arm(speed, side)) is None:
+        return None
+    found: Mapping[str, Any] = arm["batches"][_smallest(speed)]["latency_s"]["p50"]
+    return found
 
 
 def _smallest(speed: Mapping[str, Any]) -> str:
@@ -76,7 +93,7 @@ def _smallest(speed: Mapping[str, Any]) -> str:
 
 
 def tried(source: Run, options: CompressOptions, name: str, within: Path, final: Path) -> Trial:
-    """Make one result in the folder `within`.
+    """Make one result in the folder `within`, or return the one that the same command finished before it was killed.
 
     Args:
         source: the run.
@@ -84,7 +101,28 @@ def tried(source: Run, options: CompressOptions, name: str, within: Path, final:
         name: of the result's folder.
         within: folder of all results.
         final: its name in the end.
+
+    Raises:
+        FAULTS: it cannot be made; nothing is left of it.
     """
     folder = within / name
+    if (record := _finished(folder)) is not None:
+        log.info(f"{name} was finished before")
+        return Trial(name, folder, record)
+    shutil.rmtree(folder, ignore_errors=True)  # a killed command was at it
     folder.mkdir(parents=True)
-    return Trial(name, folder, compress_loaded(source, options, folder, final / name))
+    try:
+        return Trial(name, folder, compress_loaded(source, options, folder, final / name))
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)  # half a result; the others go on, perhaps on a full disk
+        raise
+
+
+def _finished(folder: Path) -> dict[str, Any] | None:
+    """Return the record of a result that is complete; None if there is none."""
+    try:
+        record = read_compression(folder)
+    except (ConfigError, OSError):
+        return None
+    # what was measured is written last
+    return record if record is not None and "speed" in record else None

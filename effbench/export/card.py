@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from effbench.escaping import markdown_text
@@ -23,14 +23,18 @@ _PIPELINES = {
 }
 
 
-def model_card(facts: Mapping[str, Any], summary: Mapping[str, Any], front_matter: bool) -> str:
+def model_card(
+    facts: Mapping[str, Any], summary: Mapping[str, Any], front_matter: bool, compression: Sequence[str] = ()
+) -> str:
     """Return the card in Markdown.
 
     Args:
         facts: the record of the file.
         summary: of its run.
         front_matter: begin with the YAML that the Hub reads.
+        compression: sentences on how the run was made of another one.
     """
+    made_of = "\n".join(["## Compression\n", *(f"- {markdown_text(each)}" for each in compression), ""])
     parts = [
         *([_front_matter(facts, summary)] if front_matter else []),
         f"# {facts['model']['name']}\n",
@@ -39,6 +43,7 @@ def model_card(facts: Mapping[str, Any], summary: Mapping[str, Any], front_matte
         f"{facts['checkpoint']['step']}). `{facts['file']}.json` describes input, preprocessing and output.\n",
         "## Intended use\n\nTo be filled in: what the model is for, for whom, and what it must not be used for.\n",
         "\n".join(["## Data\n", *_data(facts), ""]),
+        *([made_of] if compression else []),
         "\n".join(["## Metrics\n", *_metrics(facts, summary), ""]),
         "\n".join(["## Check of the file\n", *_check(facts), ""]),
         "\n".join(["## Training\n", *_training(facts, summary), ""]),

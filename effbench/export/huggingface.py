@@ -26,9 +26,14 @@ def config_json(facts: Mapping[str, Any]) -> str:
         **images,
         "dtype": "float32",
         "normalisation": facts["normalisation_inside"],
-        "effbench": {"version": facts["versions"]["effbench"], "model": facts["config"]["model"]},
+        "effbench": {"version": facts["versions"]["effbench"], "model": facts["config"]["model"], **_channels(facts)},
     }
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _channels(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the channel plan of a pruned model, whose shapes do not follow from its config."""
+    return {"channels": facts["channels"]} if facts.get("channels") else {}
 
 
 def safetensors(model: nn.Module) -> bytes:

@@ -28,7 +28,7 @@ from effbench.log import LOGGER, print_above_bar
 from effbench.records import read_summary, write_summary
 from effbench.run.launch import Composed, composed, train_composed
 from effbench.run.lock import holding
-from effbench.run.signals import ENDING, handled_signals
+from effbench.run.signals import ENDING, Interrupted, handled_signals
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +74,10 @@ class Relay:
             process.start()
             self.processes.append(process)
         return True
+
+    def interruption(self) -> Interrupted:
+        """Return the error that ends the work after the first signal, with the exit code of its name."""
+        return Interrupted(signal.Signals(self.signals[0]).name)
 
     def told_to_end(self, process: BaseProcess) -> bool:
         """Return True if the process ended by a signal that was passed on: it has saved its state, no failure."""

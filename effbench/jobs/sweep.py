@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import shlex
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout, suppress
@@ -43,7 +42,6 @@ from effbench.run.launch import Composed, composed, record_job
 from effbench.run.load import targets_from
 from effbench.run.lock import holding
 from effbench.run.overrides import is_ephemeral, merge_overrides, override_key, recorded_overrides, resume_command
-from effbench.run.signals import Interrupted
 from effbench.strict_json import print_json
 
 if TYPE_CHECKING:
@@ -148,7 +146,7 @@ def _refused(jobs: Mapping[int, Sequence[str]], config_dir: str | None, done: in
         with relaying() as relay, suppress(EffbenchError):
             refused |= called(relay, _refused_parts, configs, limit_s=limit_s) or {}
         if relay.signals:
-            raise Interrupted(signal.Signals(relay.signals[0]).name)
+            raise relay.interruption()
     if refused and len(refused) == len(jobs) and not done:
         raise ConfigError("\n".join(dict.fromkeys(refused.values())))
     return refused

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from effbench.disk import pointed
-from effbench.errors import ConfigError
+from effbench.errors import ConfigError, shown
 from effbench.escaping import for_terminal
-from effbench.metrics import display_of
-from effbench.report.compression import NAME, read_compression
+from effbench.metrics import LOSS, display_of
+from effbench.report.compression import NAME, PRUNED, read_compression, trained_since
 from effbench.report.deployment import three
 from effbench.units import counted, human_bytes, human_count
 
@@ -36,32 +36,115 @@ def _section(record: Mapping[str, Any]) -> dict[str, Any]:
     speed = record["speed"]
     size = str(min(speed["batch_sizes"]))
     named = {
-        (arm["side"], arm["backend"]): f"{three(1000 * arm['batches'][size]['latency_s']['p50']['estimate'])} ms"
+        (name, arm["side"], arm["backend"]): f"{three(1000 * found['estimate'])} ms"
         for arm in speed["arms"]
         if size in arm["batches"]
+        for name in ("p50", "p99")
+        if (found := arm["batches"][size]["latency_s"].get(name)) is not None
     }
-    backends = dict.fromkeys(backend for _, backend in named)
     rows = [list(row) for row in costs(record)]
     rows += [
-        [f"p50, batch {size}, {name}", named.get(("before", name), ""), named.get(("after", name), "")]
-        for name in backends
+        [f"{name}, batch {size}, {backend}", *(named.get((name, side, backend), "") for side in ("before", "after"))]
+        for name, backend in dict.fromkeys((name, backend) for name, _, backend in named)
     ]
-    written = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in record["options"].items()}
-    options = ", ".join(f"{key}={value}" for key, value in written.items() if value is not None)
     return {
-        "lead": f"method={record['method']}, {options}; of {record['source']['run']}",
+        "lead": f"{_applied(record)}; of {record['source']['run']}",
         "heads": ["", "before", "after"],
         "rows": rows,
-        "notes": sentences(record),
+        "notes": [*search_sentences(record), *sentences(record)],
         "figures": [],
     }
 
 
+def _applied(record: Mapping[str, Any]) -> str:
+    """Return the method of a compression with its options."""
+    options = record.get("options") or {}
+    given = {key: value for key, value in options.items() if value is not None}
+    # as the user writes them
+    written = (
+        f"{key}={f'{value:.4g}' if isinstance(value, float) else shown(value, quotes=False)}"
+        for key, value in given.items()
+    )
+    return ", ".join([f"method={record['method']}", *written])
+
+
+def card_lines(folder: Path) -> list[str]:
+    """Return how a run was compressed, and what that lost, for its model card; [] for a run that was not."""
+    try:
+        record = read_compression(folder)
+        return [] if record is None else _card_lines(folder, record)
+    except (ConfigError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        return [f"{NAME} is damaged, so that it is not known how this model was compressed."]
+
+
+def _card_lines(folder: Path, record: Mapping[str, Any]) -> list[str]:
+    source = record["source"]
+    checkpoint = source.get("checkpoint") or {}
+    earlier = source.get("compression")
+    weights = f", sha256 of its weights {source['weights_sha256']}" if source.get("weights_sha256") else ""
+    # the name alone: a card is published, and the path is of this machine
+    run = Path(os.path.realpath(folder / source["run"])).name
+    lines = [
+        f"Made by effbench compress: {_applied(record)}.",
+        f"Of the run {run}, checkpoint {checkpoint.get('name')} (step {checkpoint.get('step')}){weights}.",
+        *([f"That run was compressed before: {_applied(earlier)}."] if earlier else []),
+        *_quantized_sentence(record.get("details") or {}),
+    ]
+    if (now := trained_since(folder, record)) is not None:
+        return [*lines, f"It was trained further since (its best checkpoint is {now}): what it lost is not known."]
+    if (found := record.get("search")) and source["run"] == PRUNED:
+        return [*lines, *(f"Of both steps together: {text}" for text in accuracy_sentence(found["test"]))]
+    return [*lines, *(accuracy_sentence(record["test"]) if "test" in record else [])]
+
+
+def search_sentences(record: Mapping[str, Any]) -> list[str]:
+    """Return whether a search has reached its target, and what its result lost of the run; [] without a search."""
+    found = record.get("search")
+    if not found:
+        return []
+    target, value = str(found["target"]), found["value"]
+    low, high = found.get("value_low"), found.get("value_high")  # which older records have not
+    ends = "" if low is None or high is None or low == high else f" [{_ends(target, low, high)}]"
+    reached = "reached" if found["met"] else "not reached; this is the nearest"
+    took = f"{counted(len(found['candidates']), 'candidate')} in {found['seconds']:.0f} s"
+    said = [f"target={target} {reached}: {value_text(target, value)}{ends}, after {took}."]
+    if ends and low <= found["most"] < high:
+        said.append("The interval contains the target: the result is not distinguished from it.")
+    said += [f"Beside the run: {text}" for text in (*accuracy_sentence(found["test"]), *_losses(found["test"]))]
+    if record["source"]["run"] == PRUNED:
+        said.append(
+            "It was made in two steps: all other numbers here compare the last step, 8 bits, with the pruned run in "
+            f"{PRUNED}/ and not with the run."
+        )
+    return [for_terminal(text) for text in said]
+
+
+def value_text(target: str, value: float) -> str:
+    """Return a value in the unit of a target, such as '2 ms', '1 MB', 'latency/4' or 'size/4'."""
+    of = target.partition("/")[0].strip().lower()
+    if "/" in target:
+        return f"{value:.3f} of the run's {of}"
+    return human_bytes(value) if of.endswith("b") else f"{1000 * value:.3g} ms"
+
+
+def _ends(target: str, low: float, high: float) -> str:
+    """Return the ends of the interval of a latency, as `value_text` writes it."""
+    return f"{low:.3f}, {high:.3f}" if "/" in target else f"{1000 * low:.3g}, {1000 * high:.3g}"
+
+
+def _losses(test: Mapping[str, Any]) -> Sequence[str]:
+    """Return the loss of the run and of the result, for tasks without an accuracy."""
+    if test["lost_of"] == "accuracy" or "loss" not in (test["before"] or {}) or "loss" not in (test["after"] or {}):
+        return []
+    before, after = (display_of(LOSS).text(test[side]["loss"]) for side in ("before", "after"))
+    return [f"{test['split']} loss {before} before, {after} after."]
+
+
 def _trained_further(folder: Path, record: Mapping[str, Any]) -> Sequence[str]:
     """Return that the numbers are of weights that the run has no longer, if it was resumed since."""
-    measured, now = record.get("checkpoint"), pointed(folder / "checkpoints" / "best")
-    if measured is None or now == measured:
+    if (now := trained_since(folder, record)) is None:
         return []
+    measured = record["checkpoint"]
     return [for_terminal(f"These numbers are of {measured}; the run was trained further, and its best is {now} now.")]
 
 
@@ -94,8 +177,7 @@ def sentences(record: Mapping[str, Any]) -> list[str]:
     size = min(speed["batch_sizes"])
     pairs = [pair for pair in speed["pairs"] if pair["batch_size"] == size]
     found += [*_fastest_sentence(speed)]
-    if left_out := [str(name) for name in speed.get("left_out", ())]:  # which older records have not
-        found.append(f"Not counted as fastest, because others lose less accuracy: {', '.join(left_out)}.")
+    found += _left_out_sentences(speed)
     found += [_speed_sentence(pair, speed["margin"], record["method"]) for pair in pairs]
     found += [f"{arm['side']} {arm['backend']}: {arm['reason']}" for arm in speed["arms"] if arm["status"] != "ok"]
     found += [f"Doubt: {reason}." for reason in speed["doubts"]]
@@ -104,6 +186,18 @@ def sentences(record: Mapping[str, Any]) -> list[str]:
         found.append("Doubt: the data have changed since the training (another sha256), and with them the samples.")
     found += [str(note) for note in record["details"].get("notes", ())]
     return [for_terminal(text) for text in found]
+
+
+def _left_out_sentences(speed: Mapping[str, Any]) -> list[str]:
+    """Return, for each backend that does not count as the fastest, how much more accuracy it loses than others."""
+    arms = {f"{arm['side']} {arm['backend']}": arm for arm in speed["arms"]}
+    said = []
+    for name in speed.get("left_out", ()):  # which older records have not
+        own = arms[name]
+        beside = [arm["lost"]["estimate"] for arm in arms.values() if arm["side"] == own["side"] and arm.get("lost")]
+        more = own["lost"]["estimate"] - min(beside)
+        said.append(f"Not counted as fastest: {name}, which loses {more:.2f} points of accuracy more than another one.")
+    return said
 
 
 def accuracy_sentence(test: Mapping[str, Any]) -> Sequence[str]:

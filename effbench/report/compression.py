@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from effbench.disk import pointed
 from effbench.errors import ConfigError, first_line, shown
 from effbench.guarded import MissingFileError, checked_version, read_bytes
 from effbench.redaction import redact
 from effbench.summary_schema import check_plain
 
 NAME, SCHEMA = "compression.json", 1
+PRUNED = "before"  # folder, in a result of `target=`, of the pruned run that its 8 bits were made of
 FILES = "export"  # folder of a quantized run's file, as `effbench export` names it
 
 
@@ -55,6 +57,17 @@ def compressed_file(folder: Path) -> Path | None:
     """Return the file that answers for a quantized run; None for other runs."""
     record = read_compression(folder)
     return folder / FILES / record["file"] if record and record.get("file") else None
+
+
+def trained_since(folder: Path, record: Mapping[str, Any]) -> str | None:
+    """Return the best checkpoint of a result that was trained further since it was measured; None if it was not.
+
+    Args:
+        folder: of the result.
+        record: its compression.json.
+    """
+    measured, now = record.get("checkpoint"), pointed(folder / "checkpoints" / "best")
+    return None if measured is None or now == measured else now or "none"
 
 
 def _wrong_field(record: Mapping[str, Any]) -> str | None:

@@ -70,7 +70,7 @@ def _section(record: Mapping[str, Any]) -> dict[str, Any]:
     smallest, largest, unit = min(sizes), max(sizes), str(record["unit"])
     metric = main_metric(working)
     heads = ["backend", f"p50, batch {smallest}", "95 %", "p99", f"{unit}s/s, batch {largest}", "load", "peak", "file"]
-    heads += [f"{record['split']} {metric}", "points lost"] if metric else []
+    heads += [f"{record['split']} {metric}", lost_head(working)] if metric else []
     drawn = latency_figure(record)
     model, machine = record["model"], record["environment"]
     return {
@@ -103,6 +103,11 @@ def _row(arm: Mapping[str, Any], small: str, large: str, metric: str | None) -> 
         return cells
     value = arm["metrics"].get(metric)  # it may be undefined for the answers of one backend
     return [*cells, "" if value is None else display_of(metric).text(value), f"{arm['lost']['estimate']:+.2f}"]
+
+
+def lost_head(arms: Sequence[Mapping[str, Any]]) -> str:
+    """Return what the column of `lost` holds: of tasks without an accuracy, the share of the answers that differ."""
+    return "answers changed %" if any(arm.get("lost_of") == "answers" for arm in arms) else "points lost"
 
 
 def main_metric(arms: Sequence[Mapping[str, Any]]) -> str | None:
@@ -156,18 +161,20 @@ def sentences(record: Mapping[str, Any]) -> list[str]:
         _named(record, SINGLE_STREAM, "Least latency at batch 1 (single stream)"),
         _named(record, OFFLINE, "Most throughput (offline)"),
     ]
-    bound = f"at most {record['options']['max_drop']:g} points lost"
+    what = "points" if lost_head(record["arms"]) == "points lost" else "% of the answers"
+    bound = f"at most {record['options']['max_drop']:g} {what}"
     if record["no_accuracy"]:
         found.append(f"Accuracy is not reported: {record['no_accuracy']}; no backend is left out for its answers.")
     elif over := [arm["backend"] for arm in record["arms"] if _is_over(arm, record["options"]["max_drop"])]:
-        found.append(f"Left out, because they lose more than the bound ({bound}): {', '.join(over)}.")
+        lose = "lose" if what == "points" else "change"
+        found.append(f"Left out, because they {lose} more than the bound ({bound}): {', '.join(over)}.")
     ratios = [
         f"{each['estimate']:.3f} [{each['low']:.3f}, {each['high']:.3f}] at batch {size}"
         for size, each in record["control"]["ratio"].items()
     ]
-    twice = f"has the ratio {'; '.join(ratios)}" if ratios else "gave no second measurement"
+    twice = f"was measured twice; ratio {'; '.join(ratios)}" if ratios else "could not be measured a second time"
     found.append(
-        f"A/A: {record['control']['backend']} measured twice {twice}. "
+        f"Control: {record['control']['backend']} {twice}. "
         f"Largest change of a fixed calculation within a round: {100 * (record['drift'] - 1):.0f} %."
     )
     others = [

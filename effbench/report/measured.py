@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from effbench.errors import ConfigError, first_line
-from effbench.report.compression import NAME, read_compression
+from effbench.report.compression import NAME, read_compression, trained_since
 from effbench.report.deployment import SINGLE_STREAM, read_bench
 from effbench.stats import Interval
 from effbench.summary_schema import LARGEST
@@ -166,6 +166,8 @@ def _of_compression(folder: Path) -> _Record:
     test = record["test"]
     points = _interval(test["lost"]) if test["lost"] and test["lost_of"] == "accuracy" else None
     after = sides["after"]
+    if trained_since(folder, record) is not None:  # latency and size stay; what is lost is of other weights
+        points, after = None, after and replace(after, metrics={}, samples=0)
     return _Record([after] if after else [], sides["before"], source, Loss(source, points) if points else None)
 
 

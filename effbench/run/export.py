@@ -19,7 +19,7 @@ from effbench.export.interface import OUTPUT, RECORD_SCHEMA, unfit_reason
 from effbench.metrics import as_recorded
 from effbench.records import check_replaceable
 from effbench.run.compared import compared_samples
-from effbench.run.export_options import Wanted
+from effbench.run.export_options import TOLERANCE, Wanted
 from effbench.run.load import load_run, with_data
 from effbench.run.lock import holding
 from effbench.training.manifest import weights_digest
@@ -45,7 +45,7 @@ def export_run(
     format_name: str = "onnx",
     checkpoint: str = "best",
     output: str | Path = "",
-    tolerance: float = 1e-4,
+    tolerance: float = TOLERANCE,
     data_overrides: Mapping[str, str] | None = None,
     allow_targets: Sequence[str] = (),
     opset: int | None = None,
@@ -75,8 +75,9 @@ def export_run(
         ThresholdError: the exported file does not give the model's answers.
     """
     BOOL.check(no_data, "no_data")
-    wanted = Wanted(format_name, checkpoint, output, tolerance, opset, not no_data, layout, max_batch)
     check_texts_by_key("data_overrides", data_overrides, "{'root': 'DIR'}")
+    data_keys = tuple(data_overrides or ())
+    wanted = Wanted(format_name, checkpoint, output, tolerance, opset, not no_data, layout, max_batch, data_keys)
     if no_data and data_overrides:
         raise ConfigError(f"--no-data reads no data, so data.{next(iter(data_overrides))} has no use. Leave one out.")
     # torch is imported only now: a mistyped folder or key is reported at once
@@ -165,7 +166,9 @@ def _sides(run: Run, model: nn.Module, target: Path, layout: str) -> dict[Path, 
     from effbench.export.card import model_card
     from effbench.export.huggingface import config_json, safetensors
     from effbench.export.script import predict_script
+    from effbench.report.before_after import card_lines
 
+    lines = card_lines(run.folder)
     hub = layout == "huggingface"
 
     def named(name: str) -> Path:
@@ -175,7 +178,7 @@ def _sides(run: Run, model: nn.Module, target: Path, layout: str) -> dict[Path, 
     program = named("predict.py")
     sides: dict[Path, Side] = {
         program: lambda facts: predict_script(facts, program.name),
-        named("README.md"): lambda facts: model_card(facts, run.summary, hub),
+        named("README.md"): lambda facts: model_card(facts, run.summary, hub, lines),
     }
     if hub:
         sides |= {named("config.json"): config_json, named("model.safetensors"): lambda _: safetensors(model)}
@@ -306,6 +309,8 @@ def _facts(run: Run, wanted: Wanted, free_length: str | None) -> dict[str, Any]:
     """
     from importlib.metadata import version
 
+    from effbench.run.compressed import channels_of
+
     format_name = wanted.format_name
     modality = run.modality()
     about = modality.export_facts()
@@ -333,6 +338,7 @@ def _facts(run: Run, wanted: Wanted, free_length: str | None) -> dict[str, Any]:
         "rescaling_inside": run.task.record() or None,  # of outputs into the unit of the targets
         "classes": list(run.classes),
         "model": {"name": _file_name(run.config.model.label), **costs},
+        "channels": channels_of(run.folder),  # of a pruned model, which its config alone does not give
         "run": str(run.folder),
         "data": _data_of(run),
         "metrics": as_recorded(run.task.displays),

@@ -9,6 +9,7 @@ from effbench.cache_dir import expanded
 from effbench.errors import ConfigError
 from effbench.export.files import ELSEWHERE, publish_file, publish_sides, record_path
 from effbench.records import check_replaceable
+from effbench.run.export_options import TOLERANCE
 from effbench.run.exported_run import ExportedRun
 from effbench.run.lock import holding
 
@@ -23,19 +24,20 @@ def export_file(run: Run, wanted: Wanted) -> dict[str, Any]:
     """Copy the file of a quantized run, with a model card and a program; see `export_run`.
 
     Raises:
-        ConfigError: another format or layout was asked for than the file has.
+        ConfigError: another format or layout was asked for than the file has, or something that would do nothing.
     """
     from effbench.export.card import model_card
     from effbench.export.script import predict_script
+    from effbench.report.before_after import card_lines
 
     assert isinstance(run, ExportedRun)
     record, file = run.opened.record, run.opened.path
     _check(run.folder, record["format"], record.get("opset"), wanted)
     target = (expanded(wanted.output) if wanted.output else file.parent) / file.name
-    program = target.with_name(f"{target.name}.predict.py")
+    program, lines = target.with_name(f"{target.name}.predict.py"), card_lines(run.folder)
     sides = {
         program: lambda facts: predict_script(facts, program.name),
-        target.with_name(f"{target.name}.README.md"): lambda facts: model_card(facts, run.summary, False),
+        target.with_name(f"{target.name}.README.md"): lambda facts: model_card(facts, run.summary, False, lines),
     }
     kept = {key: value for key, value in record.items() if key not in _OF_FILE}
     check_replaceable([target, record_path(target), *sides], ELSEWHERE)
@@ -62,3 +64,11 @@ def _check(folder: Path, format_name: str, opset: int | None, wanted: Wanted) ->
         raise ConfigError(f"opset must be {opset}, that of the quantized file; got {wanted.opset}. Leave it out.")
     if wanted.checkpoint != "best":
         raise ConfigError(f"{folder} is quantized and holds one checkpoint. Leave checkpoint={wanted.checkpoint} out.")
+    unused = [f"tolerance={wanted.tolerance:g}"] if wanted.tolerance != TOLERANCE else []
+    unused += [] if wanted.compare_data else ["--no-data"]
+    unused += [f"data.{key}" for key in wanted.data_keys]
+    if unused:
+        raise ConfigError(
+            f"{folder} is quantized: its file is copied and compared with nothing, so that {', '.join(unused)} would "
+            f"do nothing. Leave {'it' if len(unused) == 1 else 'them'} out."
+        )

@@ -14,6 +14,7 @@ from effbench.errors import ConfigError, shown, unknown_name
 from effbench.export.formats import FORMATS
 from effbench.export.interface import OPSET, OPSETS
 
+TOLERANCE = 1e-4  # of the largest logit, if the user says none
 LAYOUTS = ("file", "huggingface")
 _MAX_BATCH = Rule[int](Annotated[int, Field(ge=1, le=4096)], "a whole number of samples from 1 to 4096")
 
@@ -31,6 +32,7 @@ class Wanted:
         compare_data: compare on samples of the run's data; False: on random inputs.
         layout: a key of LAYOUTS.
         max_batch: most samples of a call, for a format whose files state it; None for the format's own.
+        data_keys: keys of the data section that the user has replaced.
 
     Raises:
         ConfigError: a value is wrong, or of no use for the format.
@@ -44,6 +46,7 @@ class Wanted:
     compare_data: bool
     layout: str
     max_batch: int | None = None
+    data_keys: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_text("format_name", self.format_name)

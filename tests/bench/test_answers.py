@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 
+from effbench.bench import answers as answering_module
 from effbench.bench import run as running
-from effbench.bench.answers import judged
+from effbench.bench.answers import held_samples, judged
 from effbench.bench.measure import Arm
 from effbench.bench.options import BenchOptions
 from effbench.bench.prepare import Prepared
@@ -19,6 +21,7 @@ from effbench.errors import EffbenchError
 from effbench.metrics import Accuracy
 from effbench.tasks.classification import Classification
 from effbench.tasks.losses import CrossEntropy
+from effbench.tasks.next_token import NextToken
 
 TARGETS = torch.tensor([0, 1, 2, 0])
 LOGITS = 4 * torch.eye(3)[TARGETS]  # all right
@@ -62,6 +65,63 @@ def test_without_a_task_only_parity_is_reported() -> None:
 def test_outputs_that_cannot_be_answers_are_refused(got: torch.Tensor) -> None:
     with pytest.raises(EffbenchError, match="wrong answers"):
         judged(source(), LOGITS, got)
+
+
+class Watched(NextToken):
+    """Remembers how many logits each of its losses was computed of."""
+
+    seen: ClassVar[list[int]] = []
+
+    def plain_loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        self.seen.append(outputs.numel())
+        return super().plain_loss(outputs, targets)
+
+
+@pytest.mark.parametrize("values", [1, 2 * 4 * 5, 3 * 4 * 5, 10**6])
+def test_outputs_of_texts_are_compared_in_parts(values: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All at once, with the copies that each comparison makes, they may exceed the memory."""
+    monkeypatch.setattr(answering_module, "PART_VALUES", values)
+    Watched.seen.clear()
+    random = torch.Generator().manual_seed(0)
+    reference_NTK = torch.randn(7, 4, 5, generator=random)
+    got_NTK = reference_NTK.clone()
+    got_NTK[2, 1] = reference_NTK[2, 1].flip(0)
+    got_NTK[5, 3] += 0.25  # the same answer
+    targets_NT = torch.randint(1, 5, (7, 4), generator=random)
+    targets_NT[3, 2:] = 0  # padding
+    task = Watched(CrossEntropy(), [], 5)
+    found = judged(Source({}, torch.zeros(7, 4), "window", targets=targets_NT, task=task), reference_NTK, got_NTK)
+    assert max(Watched.seen) <= max(values, 4 * 5)
+    loss = torch.nn.functional.cross_entropy(got_NTK.flatten(0, 1), targets_NT.flatten(), ignore_index=0)
+    assert found["metrics"]["loss"] == pytest.approx(float(loss), rel=1e-6)
+    same = (got_NTK.argmax(-1) == reference_NTK.argmax(-1)).all(1)
+    assert (found["parity"]["samples"], found["parity"]["agreement"]) == (7, pytest.approx(float(same.float().mean())))
+    assert found["parity"]["max_difference"] == pytest.approx(float((got_NTK - reference_NTK).abs().max()))
+    assert found["parity"]["largest_logit"] == pytest.approx(float(reference_NTK.abs().max()))
+    assert (found["lost_of"], found["lost"]["estimate"]) == ("answers", pytest.approx(100 / 7))
+
+
+def test_a_nan_of_one_part_is_not_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answering_module, "PART_VALUES", 3)
+    nan = LOGITS.clone()
+    nan[1] = float("nan")
+    with pytest.raises(EffbenchError, match="not finite"):
+        judged(source(), LOGITS, nan)
+    found = judged(source(), nan, nan)  # a model that gives none
+    assert math.isnan(found["parity"]["max_difference"])
+    assert math.isnan(found["parity"]["relative"])
+
+
+@pytest.mark.parametrize(
+    ("count", "shape", "held"), [(512, (10,), 512), (2000, (128, 256), 2000), (512, (128, 8000), 65), (8, (10**9,), 1)]
+)
+def test_large_outputs_are_of_fewer_samples_and_it_is_said(
+    count: int, shape: tuple[int, ...], held: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    assert held_samples(count, shape, "window") == held
+    assert ("answers are compared on at most" in caplog.text) is (held < count)
+    assert held == 1 or 4 * held * math.prod(shape) < 270e6  # bytes
 
 
 def test_a_lone_file_without_finite_outputs_is_no_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,9 +12,11 @@ import pytest
 import torch
 from torch import nn
 
-from effbench import cli
-from effbench.bench import step_split
+from effbench import build, cli
+from effbench.bench import primitives, step_split, training
 from effbench.bench.primitives import bench_pairs
+from effbench.config.compose import compose, parse
+from effbench.config.schema import Config
 from effbench.training.timers import Clocks
 
 
@@ -67,15 +70,71 @@ def test_the_parts_of_a_step_are_those_of_the_clocks(monkeypatch: pytest.MonkeyP
 def test_a_real_run_is_split_into_parts_that_add_up(tmp_path: Path, capsys: Any) -> None:
     # the ends of the run's own training do not shorten the measurement
     own = ["trainer.max_epochs=1", "trainer.limit_train_batches=4", "trainer.max_time=0.01"]
+    own += ["checkpoint.every_n_steps=2", "scheduler.warmup=500"]
     words = ["model=mlp", "model.hidden=[16]", "data.batch_size=20", *own, "steps=12", "rounds=3"]
     assert cli.main(["bench", "mode=train", *words, f"output={tmp_path / 'out'}", "--json"]) == 0
     record = json.loads((tmp_path / "out" / "train.json").read_text())
     assert json.loads(capsys.readouterr().out)["parts"] == record["parts"]
     assert sum(part["share"] for part in record["parts"].values()) == pytest.approx(1.0)
-    assert (record["batch_size"], record["steps_counted"]) == (20, 3 * 7)
+    assert (record["batch_size"], record["steps_counted"], record["device"]) == (20, 3 * 7, "cpu")
     assert record["parts"]["backward"]["estimate_s"] > 0
     assert (tmp_path / "out" / "train.png").read_bytes()[:4] == b"\x89PNG"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]  # the short runs are gone
+
+
+class BegunError(Exception):
+    """A training is about to begin."""
+
+
+def measured_config(monkeypatch: pytest.MonkeyPatch, *words: str) -> Config:
+    """The config whose steps are measured for these overrides."""
+
+    def called(_: Any, __: Any, content: dict[str, Any], ___: Path) -> None:
+        raise BegunError(content)
+
+    monkeypatch.setattr(training, "called", called)
+    with pytest.raises(BegunError) as begun:
+        training.bench_training(compose(words), steps=45)
+    return parse(begun.value.args[0])
+
+
+@pytest.mark.parametrize("logger", ["wandb", "mlflow"])
+def test_a_measurement_is_no_run_of_a_tracking_service(logger: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert measured_config(monkeypatch, "model=mlp", f"logger={logger}").logger.name == "csv"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["scheduler.warmup=2000"], ["scheduler.warmup='9 epochs'"], ["scheduler=constant", "scheduler.warmup=2000"], []],
+)
+def test_the_runs_own_schedule_does_not_limit_the_steps(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    config = measured_config(monkeypatch, "model=mlp", "checkpoint.every_n_steps=10", *words)
+    assert config.checkpoint.every_n_steps is None
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    build.schedule(config, optimizer, total_steps=45, steps_per_epoch=10)  # which refuses a warm-up of 2,000 steps
+    assert optimizer.param_groups[0]["lr"] == 1.0
+
+
+@pytest.mark.parametrize(("device", "told"), [("cuda", True), ("auto", True), ("cpu", False)])
+def test_a_device_that_is_not_measured_is_named(
+    device: str, told: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    measured_config(monkeypatch, "model=mlp", f"device.name={device}")
+    assert (f"effbench bench measures on the CPU; device={device} is not used" in caplog.text) is told
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("words", [["mode=layers", "channels=8", "sizes=8"], ["mode=train", "model=mlp"]])
+def test_a_signal_ends_a_measurement_with_its_exit_code(
+    words: list[str], number: signal.Signals, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(relay: Any, *_: Any) -> None:
+        relay.signals.append(number)
+
+    for module in (primitives, training):
+        monkeypatch.setattr(module, "called", ended)
+    assert cli.main(["bench", *words]) == code
 
 
 @pytest.mark.proof

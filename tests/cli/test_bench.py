@@ -124,7 +124,7 @@ def test_the_table_fits_80_columns(benched: Path, monkeypatch: pytest.MonkeyPatc
     assert max(map(len, table)) <= 80
     for arm in record["arms"]:
         assert f"{1000 * arm['batches']['1']['latency_s']['p50']['estimate']:.2f}"[:3] in out
-    assert "A/A: bf16 measured twice" in out
+    assert "Control: bf16 was measured twice; ratio" in out
 
 
 @pytest.mark.proof

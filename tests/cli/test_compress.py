@@ -114,7 +114,13 @@ def test_the_result_is_a_run_for_the_other_verbs(quantized: Path, effbench: Effb
     before = {path: path.stat().st_ino for path in own}
     assert effbench("export", str(copy))[0] == 0
     assert {path: path.stat().st_ino for path in own} == before
-    assert list((copy / "export").glob("*.README.md"))
+    [card] = (copy / "export").glob("*.README.md")
+    assert "Scheme static, ranges from 32 training samples; all" in card.read_text()
+    assert "Lost: " in card.read_text()
+    for word in ("tolerance=0.1", "--no-data", "data.split_seed=1"):
+        code, _, err = effbench("export", str(copy), word)
+        name = word if word.startswith(("tol", "--")) else "data.split_seed"
+        assert (code, f"compared with nothing, so that {name} would do nothing. Leave it out." in err) == (2, True)
     code, _, err = effbench("export", str(copy), "format=torchscript")
     assert (code, "is quantized for format=onnx" in err) == (2, True)
     code, _, err = effbench("compress", str(copy), "method=quantize")

@@ -1,6 +1,6 @@
 """What a compressed model loses: points of accuracy, or percent of a loss, which may be 0 or negative.
 
-White-box: the refusal of a quantized file is called with numbers that no small model gives.
+White-box: the refusal of a quantized file, and how far outputs move, are of numbers that no small model gives.
 """
 
 from __future__ import annotations
@@ -10,18 +10,21 @@ import math
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from effbench.bench import answers as answering
 from effbench.compress import drop as dropping
-from effbench.compress.drop import PERCENT, POINTS, Judge, both, left, risen
+from effbench.compress.drop import PERCENT, POINTS, Judge, _moved, both, left, risen
 from effbench.compress.mixed import Mixed
 from effbench.compress.options import QuantizeOptions
 from effbench.compress.quantize import Quantized, _check_drop
 from effbench.data.splits import Split
 from effbench.errors import ThresholdError
 from effbench.metrics import Accuracy
+from effbench.stats import paired_share_interval
 from effbench.tasks.classification import Classification
 from effbench.tasks.losses import CrossEntropy, Loss, MeanSquaredError
 from effbench.tasks.regression import Regression
@@ -86,12 +89,19 @@ class ByGap(Regression):
     evaluated_by = Gap()
 
 
-def judge_of(task: Task, reference: Tensor, targets: Tensor, monkeypatch: pytest.MonkeyPatch) -> Judge:
-    """A judge whose run answers `reference` on validation samples with these targets."""
+def judge_of(
+    task: Task, reference: Tensor, targets: Tensor, monkeypatch: pytest.MonkeyPatch, asked: list[int] | None = None
+) -> Judge:
+    """A judge whose run answers `reference` on validation samples with these targets. asked: gets the most samples."""
     modality = SimpleNamespace(targets=lambda labels, rows, _: labels[rows], unit="row")
-    run: Any = SimpleNamespace(task=task, modality=lambda: modality)
+    run: Any = SimpleNamespace(task=task, modality=lambda: modality, shape=(1,), classes=("a",) * reference.shape[-1])
     split = Split(torch.zeros(len(targets), 1), targets)
-    monkeypatch.setattr(dropping, "tested_split", lambda *_: ("val", split, True))
+
+    def tested_split(_: Any, which: str, most: int) -> tuple[str, Split, bool]:
+        (asked if asked is not None else []).append(most)
+        return which, split, True
+
+    monkeypatch.setattr(dropping, "tested_split", tested_split)
     monkeypatch.setattr(dropping, "answers", lambda *_: reference)
     return Judge(run, "best")
 
@@ -120,6 +130,39 @@ def test_the_drop_of_an_accuracy_of_0_is_a_gain(monkeypatch: pytest.MonkeyPatch)
     half = torch.cat([right[:2], wrong[2:]])
     assert judge.drop(half) == pytest.approx(-50)
     assert judge.facts(half)["loss_after"] == pytest.approx(float(torch.nn.functional.cross_entropy(half, targets)))
+
+
+def test_outputs_that_are_held_are_of_fewer_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a next-token model with a large vocabulary, 2,000 samples would be gigabytes."""
+    asked: list[int] = []
+    monkeypatch.setattr(answering, "HELD_VALUES", 120)
+    targets = torch.tensor([[5.0], [7.0], [-2.0]])
+    task = ByGap(MeanSquaredError(), [], 1)
+    for values, most in ((1, 120), (6, 20), (1000, 1)):
+        monkeypatch.setattr(task, "output_shape", lambda *_, values=values: (values,))
+        judge_of(task, targets, targets, monkeypatch, asked)
+        assert asked[-1] == most
+
+
+def test_how_far_outputs_move_is_the_same_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    reference, outputs = torch.randn(7, 3), torch.randn(7, 3)
+    expected = np.sqrt(np.mean((outputs.numpy() - reference.numpy()) ** 2) / np.mean(reference.numpy() ** 2))
+    for values in (2**20, 6, 1):
+        monkeypatch.setattr(answering, "PART_VALUES", values)
+        assert _moved(reference, outputs) == pytest.approx(float(expected), rel=1e-5)
+    assert _moved(torch.zeros(2, 2), torch.full((2, 2), 3.0)) == pytest.approx(3.0)
+
+
+def test_points_of_accuracy_have_an_interval_and_losses_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    targets = torch.tensor([0, 1, 2, 0])
+    right = 4 * torch.eye(3)[targets]
+    wrong = torch.cat([right[:3], right[3:].roll(1, dims=1)])
+    found = judge_of(Classification(CrossEntropy(), [Accuracy()], 3), right, targets, monkeypatch).facts(wrong)
+    interval = paired_share_interval(1, 0, 4).times(100)
+    assert (found["drop"], found["low"], found["high"]) == pytest.approx((25.0, interval.low, interval.high))
+    values = torch.tensor([[5.0]])
+    lossy = judge_of(ByGap(MeanSquaredError(), [], 1), values + 1, values, monkeypatch).facts(values + 2)
+    assert (lossy["low"], lossy["high"]) == (None, None)
 
 
 @pytest.mark.parametrize(

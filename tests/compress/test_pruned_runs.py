@@ -10,6 +10,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import effbench
+from effbench import build
 from effbench.compress.compress import compress
-from effbench.compress.finetune import FineTuning
+from effbench.compress.finetune import FineTuning, tuned_config
 from effbench.compress.options import CompressOptions, StructuredOptions, UnstructuredOptions
+from effbench.config.compose import parse
+from effbench.config.static_compose import member
 from effbench.errors import ConfigError
+from effbench.models.channels import apply_plan
+from effbench.models.cnn import cnn
 from effbench.report.collect import read_runs
 from effbench.report.verify import verify_run
 from effbench.run.load import load_run
@@ -132,6 +138,39 @@ def test_export_has_the_pruned_layers_and_answers(structured: Path, tmp_path: Pa
     (logits,) = session.run(None, {session.get_inputs()[0].name: run.modality().portable(images).numpy()})
     shifted = np.exp(logits - logits.max(1, keepdims=True))
     np.testing.assert_allclose(run.predict(images), shifted / shifted.sum(1, keepdims=True), atol=1e-4)
+
+
+@pytest.mark.usefixtures("without_library")
+def test_exported_files_alone_build_the_pruned_model(structured: Path, tmp_path: Path) -> None:
+    """By what docs/export.md says: the config's model, the sizes of the plan, the weights."""
+    record = effbench.export_run(structured, "torchscript", output=tmp_path, layout="huggingface")
+    folder = Path(record["path"]).parent
+    told = json.loads((folder / "config.json").read_text())["effbench"]
+    assert told["channels"] == json.loads(Path(f"{record['path']}.json").read_text())["channels"]
+    own = {key: told["model"][key] for key in ("kind", "channels", "kernel_size", "hidden", "dropout", "batch_norm")}
+    whole = cnn(num_classes=4, in_channels=1, image_size=(16, 16), **own)
+    apply_plan(whole, told["channels"], "config.json")
+    whole.load_state_dict(load_file(folder / "model.safetensors"))
+    inputs = torch.rand(3, 1, 16, 16)
+    expected = load_run(structured).model()
+    torch.testing.assert_close(whole.eval()(inputs), expected(inputs))
+
+    card = (folder / "README.md").read_text()
+    assert "## Compression" in card
+    assert "method=structured, steps=1, epochs=1" in card
+    assert "Of the run dense, checkpoint best" in card
+    assert "Lost: " in card
+    assert str(structured.parent) not in card
+
+
+def test_a_constant_schedule_loses_its_warm_up(dense: Path) -> None:
+    """It may be longer than fine-tuning."""
+    run = load_run(dense)
+    content = {**run.config.to_dict(), "scheduler": {**member("scheduler", "constant"), "warmup": 2000}}
+    tuned = tuned_config(replace(run, config=parse(content)), 1, 0.5)
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.5)
+    build.schedule(tuned, optimizer, total_steps=4, steps_per_epoch=4)
+    assert optimizer.param_groups[0]["lr"] == 0.5
 
 
 def test_zeros_survive_every_step_and_a_resume(unstructured: Path, tmp_path: Path) -> None:

@@ -24,13 +24,21 @@ SECONDS = {"eager": 0.010, "onnxruntime": 0.004, "openvino_f32": 0.001}
 
 
 def measured(
-    lost: dict[str, tuple[float, float]], of: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lost: dict[str, tuple[float, float]],
+    of: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    seen: list[Path] | None = None,
 ) -> dict[str, Any]:
-    """Both sides by three backends. lost: by backend after, (estimate, lower end) in points; before, none is lost."""
+    """Both sides by three backends. lost: by backend after, (estimate, lower end) in points; before, none is lost.
+
+    seen: gets the folders of the files.
+    """
     sides: list[dict[str, tuple[float, float]]] = [{}, lost]
 
     def answering(_: Source, options: BenchOptions, folder: Path) -> tuple[dict[str, dict[str, Any]], list[Arm]]:
         own = sides[folder.name == "after"]
+        (seen if seen is not None else []).append(folder)
         rows = {
             name: {
                 "backend": name, "status": "ok", "reason": None, "bytes": 5, "lost_of": of,
@@ -71,3 +79,21 @@ def test_a_backend_with_worse_answers_is_not_the_fastest(
     assert found["left_out"] == ([] if fastest == "openvino_f32" else ["after openvino_f32"])
     assert found["fastest_ratio"]["estimate"] == pytest.approx(SECONDS[fastest] / SECONDS["openvino_f32"], rel=0.02)
     assert len(found["pairs"]) == 3  # each backend beside itself, all the same
+
+
+@pytest.mark.row(5)
+@pytest.mark.parametrize("full", [True, False])
+def test_files_of_the_measurement_are_where_there_is_room(
+    full: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk beside the result must not cost hours of fine-tuning."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    (tmp_path / "result").mkdir()
+    free = {temporary: 10, tmp_path / "result": 0 if full else 10}
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free[Path(path)]))
+    seen: list[Path] = []
+    measured({}, "accuracy", tmp_path / "result", monkeypatch, seen)
+    assert {folder.parents[1] for folder in seen} == {temporary if full else tmp_path / "result"}
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["result", "temporary"]  # nothing is left

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from effbench.compress import itself
 from effbench.compress import search as searching
+from effbench.compress import target as targets
 from effbench.compress import trial as trials
 from effbench.compress.options import CompressOptions, measuring
 from effbench.compress.search import search
@@ -52,6 +54,15 @@ def test_options_of_a_search_are_checked() -> None:
 
 COSTS = {"onnxruntime": (0.5, 0.1), "openvino": (0.6, 0.0), 0.25: (0.8, 0.2), 0.5: (0.5, 0.4), 0.75: (0.3, 2.0)}
 REFUSED: dict[str, float] = {}
+FAILING: dict[Any, BaseException] = {}  # option -> what its compression raises
+SPREAD = {"low": 0.9, "high": 1.1}  # ends of every interval, as parts of the estimate
+
+
+LEAST_DROPS: dict[Any, dict[str, float]] = {}  # option -> {"low": lower end of what it loses}
+
+
+def around(value: float) -> dict[str, Any]:
+    return {"estimate": value, **{end: part * value for end, part in SPREAD.items()}, "n": 3}
 
 
 class Source:
@@ -77,15 +88,19 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
             raise ConfigError("rounding keeps every channel")
         if getattr(options.own, "max_drop", 10) + 1e-9 < lost:
             raise ThresholdError("it loses too much")
-        arm = {"backend": "onnxruntime", "bytes": 100, "batches": {"1": {"latency_s": {"p50": {"estimate": 1.0}}}}}
+        if key in FAILING:
+            (folder / "half").touch()
+            raise FAILING[key]
+        p50 = around(1.0)
+        arm = {"backend": "onnxruntime", "bytes": 100, "batches": {"1": {"latency_s": {"p50": p50}}}}
         record = {
             "method": options.method, "options": {}, "details": {}, "source": {"run": "?"},
-            "validation": {"drop": lost, "of": "points of accuracy"},
+            "validation": {"drop": lost, **LEAST_DROPS.get(key, {}), "of": "points of accuracy"},
             "after": {"metrics": {}, "accuracy": None, "parameters": 1, "macs": 1},
             "test": {"split": "test", "lost": None, "lost_of": None},
             "speed": {
                 "arms": [{**arm, "side": "before"}, {**arm, "side": "after"}], "batch_sizes": [1],
-                "fastest": {"before": "onnxruntime", "after": "onnxruntime"}, "fastest_ratio": {"estimate": part},
+                "fastest": {"before": "onnxruntime", "after": "onnxruntime"}, "fastest_ratio": around(part),
                 "doubts": ["the clock changed"],
             },
         }  # fmt: skip
@@ -101,11 +116,12 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     monkeypatch.setattr(trials, "compress_loaded", compress_loaded)
     monkeypatch.setattr(searching, "loaded_result", lambda folder, _: Source(folder))
     monkeypatch.setattr(searching, "paired_test", lambda *_: tested)
+    monkeypatch.setattr(searching, "plan_of", lambda *parts: repr(parts[1:]))
     return calls
 
 
 def searched(tmp_path: Path, target: str, **options: Any) -> dict[str, Any]:
-    (tmp_path / "run").mkdir()
+    (tmp_path / "run").mkdir(exist_ok=True)
     chosen = SearchOptions(Target.parsed(target), **options)
     return search(Source(tmp_path / "run"), chosen, tmp_path / "result")  # type: ignore[arg-type]
 
@@ -187,3 +203,165 @@ def test_the_doubts_of_a_latency_are_told(tmp_path: Path, capsys: pytest.Capture
 def test_after_its_minutes_no_candidate_is_begun(tmp_path: Path, made: list[tuple[str, Any]]) -> None:
     assert not searched(tmp_path, "latency/100", minutes=1e-9)["search"]["met"]
     assert made == [("run", "onnxruntime")]
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), MemoryError(), RuntimeError("ONNX Runtime cannot")]
+)
+def test_a_candidate_that_a_library_fails_at_costs_no_other(
+    error: BaseException, tmp_path: Path, made: list[tuple[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(FAILING, "onnxruntime", error)
+    found = searched(tmp_path, "latency/1.5")
+    assert made == [("run", "onnxruntime"), ("run", "openvino")]
+    assert found["search"]["met"]
+    [failed] = [row for row in found["search"]["candidates"] if row["failed"]]
+    assert failed == {"name": "int8-onnxruntime", "failed": str(error) or "MemoryError"}
+
+
+def test_a_miss_within_its_interval_does_not_end_the_search(
+    tmp_path: Path, made: list[tuple[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """0.25 of the channels loses 0.8 points by chance, and 0.5 of them 0.4; 0.75 surely loses too much."""
+    monkeypatch.setitem(COSTS, 0.25, (0.8, 0.8))
+    monkeypatch.setitem(LEAST_DROPS, 0.25, {"low": 0.1})
+    monkeypatch.setitem(LEAST_DROPS, 0.75, {"low": 1.0})
+    found = searched(tmp_path, "latency/100", max_drop=0.5)
+    # what misses the bound is not quantized too
+    assert made[2:] == [("run", 0.25), ("run", 0.5), ("structured-0.5", "onnxruntime"), ("run", 0.75)]
+    assert found["search"]["value"] == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(
+    ("target", "reached", "distinguished"),
+    [("latency/1.5", "reached", True), ("latency/2", "reached", False), ("latency/4", "reached", False)],
+)
+@pytest.mark.usefixtures("made")
+def test_the_interval_of_what_was_reached_is_told(
+    target: str, reached: str, distinguished: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = searched(tmp_path, target)
+    part = found["search"]["value"]
+    # of two steps, the ends multiply
+    power = 2 if found["source"]["run"] == "before" else 1
+    ends = [found["search"][f"value_{end}"] for end in ("low", "high")]
+    assert ends == pytest.approx([part * 0.9**power, part * 1.1**power])
+    print_search({**found, "path": "x"})
+    out = capsys.readouterr().out
+    told = " ".join(out.split())
+    assert f"target={target} {reached}: {part:.3f} of the run's latency [{ends[0]:.3f}, {ends[1]:.3f}]" in told
+    assert ("not distinguished from it" in told) is not distinguished
+
+
+# --- the run itself
+
+
+def benched(p50: float, high: float, margin: float = 0.0, size: int = 5_000_000) -> dict[str, Any]:
+    """What bench_source finds of the run: eager, and a faster backend with this p50."""
+    slow, fast = ({"p50": {"estimate": each, "low": 0.9 * each, "high": high}} for each in (10 * p50, p50))
+    ok = {"status": "ok", "lost": {"estimate": 0.0}}
+    return {
+        "margin": margin, "verdicts": {"single_stream": {"best": "onnxruntime"}},
+        "arms": [
+            {"backend": "eager", **ok, "bytes": 9 * size, "batches": {"1": {"latency_s": slow}}},
+            {"backend": "onnxruntime", **ok, "bytes": size, "batches": {"1": {"latency_s": fast}}},
+            {"backend": "bf16", **ok, "lost": {"estimate": 3.0}, "bytes": 1, "batches": {}},
+            {"backend": "openvino_f32", "status": "failed", "reason": "it is not there"},
+        ],
+    }  # fmt: skip
+
+
+@pytest.fixture
+def beside(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What is found of the run itself, under 'found'."""
+    about: dict[str, Any] = {}
+    monkeypatch.setattr(itself, "source_of", lambda *_: None)
+    monkeypatch.setattr(itself, "bench_source", lambda *_: about["found"])
+    # for a size nothing is timed
+    monkeypatch.setattr(itself, "answering", lambda *_: ({arm["backend"]: arm for arm in about["found"]["arms"]}, []))
+    return about
+
+
+@pytest.mark.parametrize(
+    ("target", "found", "reached"),
+    [
+        ("2 ms", benched(0.001, 0.0015), "1 ms"),
+        ("2 ms", benched(0.001, 0.0025), ""),  # not surely
+        ("2 ms", benched(0.001, 0.0015, margin=0.5), ""),  # the control alone differs by more
+        ("2 ms", benched(0.003, 0.004), ""),
+        ("6 MB", benched(0.001, 0.0015), "5 MB"),
+        ("4 MB", benched(0.001, 0.0015), ""),
+    ],
+)
+def test_a_run_that_reaches_the_target_is_not_compressed(
+    target: str, found: dict[str, Any], reached: str, beside: dict[str, Any], tmp_path: Path,
+    made: list[tuple[str, Any]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    beside["found"] = found
+    record = searched(tmp_path, target, minutes=1e-9)
+    assert bool(made) is not bool(reached)
+    monkeypatch.setenv("COLUMNS", "300")
+    if not reached:
+        assert record["path"] is not None
+        return
+    assert (record["path"], record["search"]["met"]) == (None, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    print_search(record)
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"target={target} is reached by the run itself: {reached} with backend=onnxruntime." in told
+    assert f"effbench export {tmp_path / 'run'} format=onnx" in told
+
+
+def test_a_part_of_the_run_is_not_compared_with_the_run(tmp_path: Path, made: list[tuple[str, Any]]) -> None:
+    searched(tmp_path, "latency/2")  # which would otherwise load the run
+    assert made
+
+
+@pytest.mark.parametrize("there", [True, False, None])
+def test_bfloat16_is_measured_for_a_latency_if_it_is_there(there: bool | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(targets, "has_bf16", lambda: there)
+    latency, size = (SearchOptions(Target.parsed(text)).measured for text in ("2 ms", "2 MB"))
+    assert ("openvino_bf16" in latency.chosen) is bool(there)
+    assert "openvino_bf16" not in size.chosen
+    assert (latency.rounds, latency.seconds) == (3, 0.5)
+    assert searching_with(["eager"]).chosen == ("eager",)
+
+
+def searching_with(backends: list[str]) -> Any:
+    return targets.searching(Target.parsed("2 ms"), backends=backends)
+
+
+# --- a search that was killed
+
+
+@pytest.mark.row(25)
+def test_a_search_that_was_killed_goes_on_with_its_candidates(
+    tmp_path: Path, made: list[tuple[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "whole").mkdir()
+    whole = searched(tmp_path / "whole", "latency/4", max_drop=0.5)
+    tried = made.copy()
+    made.clear()
+    monkeypatch.setitem(FAILING, 0.5, KeyboardInterrupt("SIGTERM"))
+    with pytest.raises(KeyboardInterrupt):
+        searched(tmp_path, "latency/4", max_drop=0.5)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".result.making", "run", "whole"]
+    monkeypatch.delitem(FAILING, 0.5)
+    made.clear()
+    found = searched(tmp_path, "latency/4", max_drop=0.5)
+    # the one that was interrupted, and those after it
+    assert made == tried[tried.index(("run", 0.5)) :]
+    assert found["search"]["candidates"] == whole["search"]["candidates"]
+    assert [path.name for path in (tmp_path / "result").iterdir() if path.name.startswith((".", "plan"))] == []
+
+
+def test_another_search_does_not_take_the_candidates(
+    tmp_path: Path, made: list[tuple[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(FAILING, 0.25, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        searched(tmp_path, "latency/4", max_drop=0.5)
+    made.clear()
+    monkeypatch.delitem(FAILING, 0.25)
+    searched(tmp_path, "latency/4", max_drop=0.45)
+    assert made[0] == ("run", "onnxruntime")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -49,20 +50,30 @@ def record(ratio: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@pytest.fixture
-def swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, dict[str, Any]]:
+def sweep(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException = ConfigError("rounding keeps every channel"),  # noqa: B008
+    made: Callable[[float], dict[str, Any]] = record,
+) -> dict[str, Any]:
+    """A sweep over three ratios, at the smallest of which `error` is raised."""
+
     def tried(_: Any, options: CompressOptions, name: str, within: Path, __: Path) -> Trial:
         assert isinstance(options.own, StructuredOptions)
         if options.own.ratio < 0.1:
-            raise ConfigError("rounding keeps every channel")
-        return Trial(name, within / name, record(options.own.ratio))
+            raise error
+        return Trial(name, within / name, made(options.own.ratio))
 
     monkeypatch.setattr(trading, "tried", tried)
     task = SimpleNamespace(names=("loss", "acc"))
     source = SimpleNamespace(task=task, config=SimpleNamespace(model=SimpleNamespace(label="cnn")))
     options = [CompressOptions("structured", StructuredOptions(ratio=ratio)) for ratio in (0.01, 0.25, 0.5)]
-    found = trading.trade_off(source, options, tmp_path, tmp_path)  # type: ignore[arg-type]
-    return tmp_path, found
+    return trading.trade_off(source, options, tmp_path, tmp_path)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, dict[str, Any]]:
+    return tmp_path, sweep(tmp_path, monkeypatch)
 
 
 def test_a_row_holds_what_a_ratio_costs_and_loses(swept: tuple[Path, dict[str, Any]]) -> None:
@@ -86,6 +97,39 @@ def test_a_ratio_that_cannot_be_made_costs_no_other(
     assert found["refused"] == {"0.01": "rounding keeps every channel"}
     print_trade_off({**found, "path": "x"})
     assert "ratio 0.01: rounding keeps every channel" in capsys.readouterr().out
+
+
+@pytest.mark.row(26)
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), MemoryError(), RuntimeError("no kernel")])
+def test_a_ratio_that_a_library_fails_at_costs_no_other(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = sweep(tmp_path, monkeypatch, error)
+    assert found["refused"] == {"0.01": str(error) or "MemoryError"}
+    assert [row["ratio"] for row in found["rows"]] == [0.25, 0.5]
+
+
+@pytest.mark.parametrize("undefined", [0.25, 0.5])
+def test_a_metric_that_is_undefined_for_a_ratio_is_left_out(
+    undefined: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a metric of the user's that is None for its answers."""
+
+    def made(ratio: float) -> dict[str, Any]:
+        found = record(ratio)
+        if ratio == undefined:
+            del found["after"]["metrics"]["acc"]
+        return found
+
+    found = sweep(tmp_path, monkeypatch, made=made)
+    with (tmp_path / "tradeoff.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["test_acc"] for row in rows] == (["", "0.85"] if undefined == 0.25 else ["0.875", ""])
+    for each in trading.figures_of(found):
+        assert each.panel.lines[0].points.count(",") == 2  # the run and one ratio
+    print_trade_off({**found, "path": "x"})
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.split()[:1] == [str(undefined)]]
+    assert line.split()[1] == "-"
 
 
 def test_the_figure_starts_at_the_run_itself(swept: tuple[Path, dict[str, Any]]) -> None:

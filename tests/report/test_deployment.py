@@ -103,6 +103,33 @@ def test_a_backend_over_the_bound_is_said_to_be_left_out() -> None:
     assert text.endswith("onnxruntime.")
 
 
+def test_the_control_is_told_with_its_ratio() -> None:
+    said = "Control: eager was measured twice; ratio 1.010 [0.918, 1.111] at batch 1. Largest change of a fixed"
+    assert any(text.startswith(said) for text in sentences(record()))
+    failed = record()
+    failed["control"]["ratio"] = {}
+    assert any("Control: eager could not be measured a second time." in text for text in sentences(failed))
+
+
+@pytest.mark.parametrize(("of", "head"), [("accuracy", "points lost"), ("answers", "answers changed %")])
+def test_what_has_no_accuracy_loses_no_points(
+    of: str, head: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed = record(sample_shape=[3])
+    for arm in changed["arms"]:
+        arm |= {"lost_of": of, "parity": {"relative": 0.0, "agreement": 1.0}}
+    changed["arms"][1]["lost"] = {"estimate": 0.6, "low": 0.0, "high": 1.0, "n": 512}
+    changed["options"]["rounds"] = 3
+    found, _ = deployment(written(tmp_path, changed))
+    assert found is not None
+    assert found["heads"][-1] == head
+    [left_out] = [text for text in sentences(changed) if text.startswith("Left out")]
+    assert ("at most 0.5 points" in left_out) is (of == "accuracy")
+    assert ("at most 0.5 % of the answers" in left_out) is (of == "answers")
+    print_record(changed)
+    assert ("changed %" in capsys.readouterr().out) is (of == "answers")
+
+
 def test_the_figure_has_a_line_for_each_measured_backend() -> None:
     found = latency_figure(record())
     assert found is not None

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from effbench.report.html import as_data, view, write_html
+from effbench.report.measured import measured
 from effbench.report.trade_off import TradeOff, sentences, trade_offs
 from effbench.report.trade_off_table import figures_of, table_of, trade_off_csv, trade_off_sheet
 from effbench.stats import share_interval
@@ -136,6 +137,22 @@ def test_a_doubtful_measurement_has_wider_intervals(tmp_path: Path) -> None:
     one = found(tmp_path)
     assert {point.arm: point.status for point in one.fronts[0].points}["c"] == "perhaps dominated"
     assert any("by up to 30 %" in text for text in sentences(one))
+
+
+@pytest.mark.parametrize("best", ["step-00000009", "step-00000012"])
+def test_what_was_lost_is_not_told_of_later_weights(best: str, tmp_path: Path) -> None:
+    """A pruned run may be trained further; its latency and size stay."""
+    record = {**compression("../dense", (0.004, 0.001), 1000, (0.02, 0.18)), "checkpoint": "step-00000009"}
+    record["speed"]["arms"][1]["metrics"] = {"acc": 0.5}
+    folder = run(tmp_path / "pruned", 0.899, compression=record)
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "best").symlink_to(best)
+    one, lost, problems = measured([folder])
+    same = best == "step-00000009"
+    assert (folder in lost, problems) == (same, [])
+    [after] = one[folder]
+    assert (after.p50.estimate, after.bytes) == (0.001, 1000)
+    assert dict(after.metrics) == ({"acc": 0.5} if same else {})
 
 
 def test_a_run_only_compressed_is_measured_by_its_result(tmp_path: Path) -> None:
