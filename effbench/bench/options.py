@@ -29,8 +29,10 @@ def check_counts(rounds: object, threads: object) -> None:
 
 
 def note_device(config: Config) -> None:
-    """Say that a config's device is not the one that is measured."""
-    if config.device.name != DEVICE:
+    """Say that a config's device is not the one that is measured; `auto` is one only where a GPU is."""
+    import torch.cuda
+
+    if config.device.name != DEVICE and (config.device.name != "auto" or torch.cuda.is_available()):
         log.info(f"note: effbench bench measures on the CPU; device={config.device.name} is not used")
 
 

@@ -115,7 +115,7 @@ def test_the_runs_own_schedule_does_not_limit_the_steps(words: list[str], monkey
     assert optimizer.param_groups[0]["lr"] == 1.0
 
 
-@pytest.mark.parametrize(("device", "told"), [("cuda", True), ("auto", True), ("cpu", False)])
+@pytest.mark.parametrize(("device", "told"), [("cuda", True), ("auto", torch.cuda.is_available()), ("cpu", False)])
 def test_a_device_that_is_not_measured_is_named(
     device: str, told: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
