@@ -199,6 +199,7 @@ def test_own_modality_goes_through_every_verb(own: list[str], capsys: pytest.Cap
     assert "words/s" in capsys.readouterr().out
 
 
+@pytest.mark.proof
 def test_own_modality_resumes_to_the_bit(own: list[str]) -> None:
     words = ["data=mine", "model=mine", "device.threads=1", *own]
     assert train(*words, "trainer.max_epochs=2", "hydra.run.dir=whole") == 0
@@ -266,6 +267,7 @@ def rows_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.proof
 def test_rows_train_with_their_own_words(rows_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = summary(str(rows_run))
     assert (run["rows_seen"], run["data"]["shape"], run["data"]["unit"]) == (2048, [16], "row")

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from effbench.config.monitors import MONITORS
 from effbench.config.schema import Config
 from effbench.config.static_compose import member
+from effbench.metrics import LOSS, Accuracy, LabelAccuracy, Top5Accuracy
 
 # Metrics that count every sample or label alike, whatever the weights of the loss.
-_UNWEIGHTED = frozenset({"val/loss", "val/acc", "val/top5", "val/label_acc"})
+_ALIKE = (LOSS, *(metric.name for metric in (Accuracy, Top5Accuracy, LabelAccuracy)))
 _SGD, _SGD_BATCH, _LEAST_BATCH = "torch.optim.SGD", 128, 64  # samples of the batch that sgd.yaml's lr is for
 
 
@@ -35,7 +36,7 @@ def _weights(config: Config, kind: str) -> str | None:
         return None
     used = {"checkpoint": config.checkpoint.save_top_k > 0, "early_stopping": config.early_stopping.enabled}
     monitors = {name: getattr(config, name).monitor for name in MONITORS if used[name]}
-    alike = {name: monitor for name, monitor in monitors.items() if monitor in _UNWEIGHTED}
+    alike = {name: monitor for name, monitor in monitors.items() if monitor.removeprefix("val/") in _ALIKE}
     if not alike:
         return None
     first = next(iter(config.task.metrics), "loss")

@@ -65,6 +65,7 @@ def test_the_parts_of_a_step_are_those_of_the_clocks(monkeypatch: pytest.MonkeyP
     assert (split.batch_size, split.unit) == (7, "image")
 
 
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.slow
 def test_a_real_run_is_split_into_parts_that_add_up(tmp_path: Path, capsys: Any) -> None:

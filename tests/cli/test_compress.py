@@ -82,6 +82,7 @@ def test_accuracy_before_and_after_is_what_onnxruntime_answers(run: Path, quanti
     )
 
 
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.slow
 def test_the_file_is_about_a_quarter_and_has_integer_weights(quantized: Path) -> None:
@@ -96,6 +97,7 @@ def test_the_file_is_about_a_quarter_and_has_integer_weights(quantized: Path) ->
     assert (found["details"]["scheme"], found["details"]["calibration"]) == ("static", 32)
 
 
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.slow
 def test_the_result_is_a_run_for_the_other_verbs(quantized: Path, effbench: Effbench, tmp_path: Path) -> None:
@@ -174,6 +176,7 @@ def test_bench_of_the_result_reads_its_file(run: Path, quantized: Path, effbench
     assert (copy / "bench" / "bench.json").is_file()
 
 
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.slow
 def test_a_damaged_file_of_the_result_is_refused(quantized: Path, effbench: Effbench, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def broken_off(send: SendsSignal, effbench: Effbench, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-@pytest.mark.spread(1)
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.row(3, 4)
 @pytest.mark.parametrize("file", FILES)

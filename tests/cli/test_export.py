@@ -179,6 +179,7 @@ def test_the_onnx_file_is_valid_and_declares_its_input(exports: Exports) -> None
     assert not any(tensor.external_data for tensor in model.graph.initializer)
 
 
+@pytest.mark.spread(1)
 @pytest.mark.parametrize("name", FORMATS)
 def test_no_path_of_this_machine_is_in_the_file(name: str, exports: Exports, tmp_path: Path) -> None:
     """Exporters note the source line behind each operation."""
@@ -977,7 +978,7 @@ def photos(targets):
 """
 
 
-@pytest.mark.spread(1)
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.parametrize(
     ("targets", "words"),

@@ -75,6 +75,7 @@ def test_nonfinite_steps_are_skipped_reported_and_counted(
     assert finite(tmp_path / "run")
 
 
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.row(27)
 def test_without_nonfinite_steps_skip_trains_like_stop(uninterrupted: Path, effbench: Effbench, tmp_path: Path) -> None:
@@ -134,6 +135,7 @@ def test_on_oom_halve_covers_the_batch_norm_statistics_pass(
     assert (summary(tmp_path / "run")["status"], summary(tmp_path / "run")["pieces"]) == ("completed", 1)
 
 
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.row(29)
 def test_on_oom_halve_equals_accumulation_and_is_reported(

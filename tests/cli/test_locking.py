@@ -63,7 +63,7 @@ def contender(barrier: Path, name: str, cwd: Path, ended: Callable[[], bool]) ->
     return start(words, barrier / f"of {name}", out_loud, hook)
 
 
-@pytest.mark.spread(1)
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.row(23)
 @pytest.mark.parametrize("attempt", range(3))

@@ -876,7 +876,7 @@ def test_sigterm_to_a_process_group_with_workers_saves_once(tmp_path: Path) -> N
     read_checkpoint(tmp_path / "run" / "checkpoints" / "last")
 
 
-@pytest.mark.spread(1)
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.row(9, 11, 25)
 @pytest.mark.parametrize("whole_group", [False, True], ids=["the sweep alone", "its process group"])

@@ -140,6 +140,7 @@ def test_session_killed_before_its_checkpoint_keeps_old_config(run: Path, effben
 # --- the same command, again and again --------------------------------------------------------------------------------
 
 
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.row(55)
 def test_one_command_starts_resumes_and_ends_in_a_fixed_folder(

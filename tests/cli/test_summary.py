@@ -14,7 +14,7 @@ PUBLISHED = {"mobilenet": (2.54e6, 0.06e9), "swin": (28.29e6, 4.49e9), "resnet15
 STATE_BYTES = {"sgd": 4, "lion": 4, "rmsprop": 4, "adam": 8, "adamw": 8, "nadamw": 8, "adan": 16}
 
 
-@pytest.mark.spread(1)
+@pytest.mark.proof
 @pytest.mark.slow
 @pytest.mark.parametrize("model", PUBLISHED)
 def test_the_published_sizes_come_out(model: str, effbench: Effbench) -> None:

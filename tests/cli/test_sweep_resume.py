@@ -99,6 +99,7 @@ def test_a_sweep_killed_at_random_ends_as_the_uninterrupted_one(whole, tmp_path)
     assert statuses(folder) == ["completed"] * 3
 
 
+@pytest.mark.proof
 @pytest.mark.process
 def test_done_jobs_are_left_alone_and_new_combinations_are_added(effbench: Effbench, tmp_path: Path) -> None:
     first = ["train", "-m", *TINY, "optimizer=sgd,adamw"]

@@ -76,6 +76,7 @@ def test_linear_regression_of_prices_is_as_good_as_scikit_learns(
     assert record["rescaling_inside"] == {key: summary["task"][key] for key in ("target_mean", "target_std")}
 
 
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.usefixtures("houses")
 def test_a_regression_from_before_the_key_goes_on_unchanged() -> None:
@@ -98,6 +99,7 @@ def test_a_regression_from_before_the_key_goes_on_unchanged() -> None:
     assert cli.main(["train", f"resume={begun}", "trainer.max_epochs=3", "task.standardise=true"]) == 2
 
 
+@pytest.mark.proof
 @pytest.mark.process
 def test_texts_with_large_numbers_are_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -176,7 +176,7 @@ def test_verify_resume_confirms_an_exact_resume(effbench: Effbench) -> None:
         assert part in out
 
 
-@pytest.mark.spread(1)
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.parametrize(
     ("owner", "name"), [(Trainer, "_seed_forward"), (Ema, "load_state_dict")], ids=["randomness", "average"]

@@ -68,7 +68,7 @@ def prune(model: nn.Module, example: Tensor, ratio: float = 0.5, round_to: int =
     remove_channels(_library(), model, example, _widths(model), ratio, round_to, "this model")
 
 
-@pytest.mark.spread(5)
+@pytest.mark.spread(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_half_of_the_channels_are_gone(name: str) -> None:

@@ -40,6 +40,7 @@ from tests.explain.examples import TRAINED, explanation
 QUICK = [topic for topic in TOPICS if topic not in (*TRAINED, "optimizers")]
 
 
+@pytest.mark.spread(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("topic", QUICK)
 def test_a_topic_has_text_figures_references_and_numbers(topic):

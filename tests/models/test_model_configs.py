@@ -57,7 +57,7 @@ def test_every_model_maps_images_to_logits(path: Path, channels: int, side: int)
         assert model.eval()(torch.zeros(1, channels, side, side, device="meta")).shape == (1, 7)
 
 
-@pytest.mark.spread(3)
+@pytest.mark.spread(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("path", OF_OTHERS, ids=lambda path: path.stem)
 def test_every_model_of_other_samples_maps_them_to_logits(path: Path) -> None:

@@ -98,7 +98,7 @@ def test_one_job_outside_the_sweep_folder_stops_the_sweep(
     assert "hydra.sweep.subdir must stay below" in refused(["train", "-m", *TINY, *launcher, *words], capsys)
 
 
-@pytest.mark.spread(1)
+@pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.parametrize("values", ["../../x,../y", "/tmp/x,..", "'a/../../../b','~root'"])
 def test_jobs_named_by_paths_stay_in_the_sweep_s_folder(values: str, below: Path) -> None:

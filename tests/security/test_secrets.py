@@ -133,6 +133,7 @@ def test_a_failing_run_holds_no_secret(elsewhere: Path, monkeypatch: pytest.Monk
     assert leaks(elsewhere / "run") == []
 
 
+@pytest.mark.proof
 @pytest.mark.process
 def test_a_sweep_holds_no_secret(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["-m", *OWN_WORDS, *SECRETS, "model.fail=false,true", "hydra.sweep.dir=sweep"]

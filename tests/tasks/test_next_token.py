@@ -214,6 +214,7 @@ def test_accumulation_and_windows_of_one_step_give_one_gradient(run: Run, tmp_pa
     assert not all(torch.equal(a, b) for a, b in zip(whole, eight, strict=True))
 
 
+@pytest.mark.proof
 @pytest.mark.slow
 def test_summary_counts_a_window_and_refuses_what_does_not_fit(capsys: Any) -> None:
     words = ["model=gpt", "data=kjv", "task=next_token", "data.batch_size=2", "model.dim=32", "model.depth=1"]

@@ -128,7 +128,7 @@ RECORDS: dict[str, Callable[[dict[str, Any]], Any]] = {
 }
 
 
-@pytest.mark.spread(1)
+@pytest.mark.proof
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["words", "bpe", "windows"])
 def test_a_run_with_a_damaged_tokenizer_is_refused_by_file(name: str, runs: dict[str, Path]) -> None:
