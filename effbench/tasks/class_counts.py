@@ -3,42 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from effbench.metrics import ACCURACY
-from effbench.tasks.task import PredictionCheck
+from effbench.tasks.task import SummedCheck
 from effbench.units import percent
 
 LEAST_FOR_ONE, LEAST_FOR_SHARE = 10, 20  # evaluated samples; with fewer, one answer or a fraction is mostly chance
 
 
-class ClassCounts(PredictionCheck):
-    """Counts predictions and labels of one evaluation on the device, which is read only by `complaint`."""
+class ClassCounts(SummedCheck):
+    """Counts predictions and labels of one evaluation by class."""
 
-    def __init__(self) -> None:
-        self._counts: Tensor | None = None
-
-    def add(self, outputs: Tensor, targets: Tensor) -> None:
-        if self._counts is None:
-            self._counts = torch.zeros(2, outputs.shape[1], dtype=torch.float64, device=outputs.device)
-        ones = torch.ones_like(targets, dtype=torch.float64)  # counts exactly
+    def of(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        counts_2K = torch.zeros(2, outputs.shape[1], dtype=torch.float64, device=outputs.device)
+        ones_B = torch.ones_like(targets, dtype=torch.float64)  # counts exactly
         for row, classes_B in enumerate((outputs.argmax(1), targets)):
-            self._counts[row].index_add_(0, classes_B, ones)
-
-    def agree(self, ranks: Any) -> None:
-        """Add up the counts of all processes."""
-        if self._counts is not None:
-            self._counts = ranks.sum(self._counts)
+            counts_2K[row].index_add_(0, classes_B, ones_B)
+        return counts_2K
 
     def complaint(
         self, which: str, values: Mapping[str, float], classes: Sequence[str], unit: str = "image", seen: bool = True
     ) -> str | None:
-        if self._counts is None:
+        if self._sums is None:
             return None
-        predicted, labels = (list(map(int, row)) for row in self._counts.tolist())
+        predicted, labels = (list(map(int, row)) for row in self._sums.tolist())
         samples, largest = sum(labels), max(labels)
         # with one class in the split, predicting only that class is right
         if largest == samples or samples < LEAST_FOR_ONE:

@@ -3,41 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from effbench.metrics import LabelAccuracy
 from effbench.tasks.class_counts import LEAST_FOR_ONE, LEAST_FOR_SHARE
-from effbench.tasks.task import PredictionCheck
+from effbench.tasks.task import SummedCheck
 from effbench.units import percent
 
 
-class LabelCounts(PredictionCheck):
-    """Counts labels, those predicted and those present in one evaluation on the device; only `complaint` reads them."""
+class LabelCounts(SummedCheck):
+    """Counts labels in one evaluation: of all samples, those predicted, those present."""
 
     def __init__(self) -> None:
-        self._counts: Tensor | None = None  # float64 (3,): labels of all samples, predicted ones, present ones
+        super().__init__()
         self._labels = 0  # of a sample
 
-    def add(self, outputs: Tensor, targets: Tensor) -> None:
+    def of(self, outputs: Tensor, targets: Tensor) -> Tensor:
         self._labels = outputs.shape[1]
-        all_BK, predicted_BK, present_BK = torch.ones_like(targets), outputs > 0, targets > 0.5
-        counts = torch.stack([part.sum(dtype=torch.float64) for part in (all_BK, predicted_BK, present_BK)])
-        self._counts = counts if self._counts is None else self._counts + counts
-
-    def agree(self, ranks: Any) -> None:
-        """Add up the counts of all processes."""
-        if self._counts is not None:
-            self._counts = ranks.sum(self._counts)
+        parts_BK = torch.ones_like(targets), outputs > 0, targets > 0.5
+        return torch.stack([part_BK.sum(dtype=torch.float64) for part_BK in parts_BK])
 
     def complaint(
         self, which: str, values: Mapping[str, float], classes: Sequence[str], unit: str = "image", seen: bool = True
     ) -> str | None:
-        if self._counts is None:
+        if self._sums is None:
             return None
-        labels, predicted, present = map(int, self._counts.tolist())
+        labels, predicted, present = map(int, self._sums.tolist())
         samples = labels // self._labels
         # where all labels are absent, or all present, predicting just that is right
         if present in (0, labels) or samples < LEAST_FOR_ONE:

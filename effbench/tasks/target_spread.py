@@ -4,34 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from effbench.metrics import RootMeanSquaredError
 from effbench.tasks.class_counts import LEAST_FOR_SHARE
-from effbench.tasks.task import PredictionCheck
+from effbench.tasks.task import SummedCheck
 
 _SHOWN = 3  # values in a message
 
 
-class TargetSpread(PredictionCheck):
-    """Sums squared errors, targets and their squares of one evaluation on the device; only `complaint` reads them."""
+class TargetSpread(SummedCheck):
+    """Sums of one evaluation for each target: samples, squared errors, targets and their squares."""
 
-    def __init__(self) -> None:
-        self._sums: Tensor | None = None  # float64 (4, D): samples, squared errors, targets, squared targets
-
-    def add(self, outputs: Tensor, targets: Tensor) -> None:
+    def of(self, outputs: Tensor, targets: Tensor) -> Tensor:
         y_BD = targets.double()
         rows = (torch.ones_like(y_BD), (outputs.double() - y_BD).square(), y_BD, y_BD.square())
-        sums_4D = torch.stack([row_BD.sum(0) for row_BD in rows])
-        self._sums = sums_4D if self._sums is None else self._sums + sums_4D
-
-    def agree(self, ranks: Any) -> None:
-        """Add up the sums of all processes."""
-        if self._sums is not None:
-            self._sums = ranks.sum(self._sums)
+        return torch.stack([row_BD.sum(0) for row_BD in rows])
 
     def complaint(
         self, which: str, values: Mapping[str, float], classes: Sequence[str], unit: str = "image", seen: bool = True

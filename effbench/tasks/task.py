@@ -40,6 +40,26 @@ class PredictionCheck:
         """
 
 
+class SummedCheck(PredictionCheck):
+    """A check of numbers that add up over batches and processes; on the device until `complaint` reads them."""
+
+    def __init__(self) -> None:
+        self._sums: Tensor | None = None  # None: no sample was evaluated, or some process had none
+
+    def of(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the numbers of a batch, in float64."""
+        raise NotImplementedError
+
+    def add(self, outputs: Tensor, targets: Tensor) -> None:
+        numbers = self.of(outputs, targets)
+        self._sums = numbers if self._sums is None else self._sums + numbers
+
+    def agree(self, ranks: Any) -> None:
+        # a process without samples cannot tell the shape: the others would wait for it for ever
+        missing = ranks.any(self._sums is None)
+        self._sums = None if missing or self._sums is None else ranks.sum(self._sums)
+
+
 class Task:
     """Base of the tasks.
 

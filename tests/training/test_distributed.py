@@ -284,3 +284,11 @@ def test_ranks_that_change_a_begun_epoch_are_refused(tmp_path):
     resumed = Job([*words, f"resume='{tmp_path / 'run'}'"], tmp_path / "run")
     with pytest.raises(AssertionError, match="stopped within an epoch of 1 processes.* with 2 its last step has other"):
         train_in_ranks([resumed], tmp_path)
+
+
+@pytest.mark.proof
+@pytest.mark.process
+def test_a_rank_without_a_validation_sample_keeps_nobody_waiting(tmp_path):
+    job = Job([*SMALL, *MLP, "data.num_val=1", "data.batch_size=7", "trainer.max_steps=2"], tmp_path / "two")
+    train_in_ranks([job], tmp_path)
+    assert json.loads((tmp_path / "two" / "summary.json").read_text())["status"] == "completed"
