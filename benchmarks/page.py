@@ -98,8 +98,8 @@ def _section(row: str, entry: Mapping[str, Any]) -> str:
 def _measured(entry: Mapping[str, Any]) -> str:
     commit = f" at {entry['commit']}" if entry.get("commit") else ""
     capability = entry["machine"].get("cpu_capability")  # machines of one name have other vector units
-    cores = entry["machine"]["cores"]
-    where = f", {cores} core{'s' * (cores > 1)}" + (f" with {capability}" if capability else "")
+    cores, cpu = entry["machine"]["cores"], entry["machine"]["cpu"]
+    where = f", {cores} core{'s' * (cores > 1)} of {cpu}" + (f" with {capability}" if capability else "")
     return f"Measured {entry['date']}{commit}, {entry['minutes']} minutes{where}."
 
 

@@ -7,6 +7,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import redirect_stdout
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,63 +41,86 @@ def require_nncf() -> Any:
         raise MissingExtraError(what, extra) from error
 
 
-def openvino_int8(
-    file: Path, samples: Tensor, judge: Callable[[Forward], Judged], bound: float, attention: bool
-) -> tuple[Mixed, bytes]:
-    """Return the archive of the quantized model, with layers in float32 if the bound fails otherwise.
+class OpenvinoInt8:
+    """One float32 file to be quantized with the given calibration samples.
 
     Args:
         file: the float32 ONNX file.
         samples: calibration samples as the file takes them, (N, ...).
-        judge: a model as its runtime executes it -> what it loses.
-        bound: largest drop.
         attention: the model has attention, whose activations are smoothed and quantized differently.
     """
-    openvino, nncf = require_openvino(), require_nncf()
-    graph = openvino.Core().read_model(str(file))
-    arrays = [sample.numpy() for sample in samples.split(1)]
-    saturating = not has_int8_products()
-    options = {
-        "preset": nncf.QuantizationPreset.MIXED,
-        "model_type": nncf.ModelType.TRANSFORMER if attention else None,
-        "subset_size": len(arrays),
-    }
-    # without VNNI two products of 8 bits may exceed the 16 bits that they are added in: weights of 7 bits
-    fix = nncf.OverflowFix.ENABLE if saturating else nncf.OverflowFix.FIRST_LAYER
-    advanced = nncf.AdvancedQuantizationParameters(overflow_fix=fix)
-    # progress bars
-    with quiet(), redirect_stdout(io.StringIO()):
-        made = nncf.quantize(graph.clone(), nncf.Dataset(arrays), advanced_parameters=advanced, **options)
-    content = _archived(openvino, made)
-    lost = judge(loaded("openvino", content)).drop
-    count = len(_layers(graph))
-    if within(lost, bound):
-        return Mixed(lost, lost, count, _floating(made)), content
 
-    def validate(model: Any, items: Iterable[Any]) -> tuple[float, list[float]]:
-        drop = judge(lambda inputs: torch.from_numpy(model(inputs.numpy())[0].copy())).drop
-        # 1 where the bound holds, with which NNCF ends; not 0, by which it would divide
-        metric = 1.0 if within(drop, bound) else 1.0 + bound - drop
-        return metric, [metric for _ in items]
+    def __init__(self, file: Path, samples: Tensor, attention: bool):
+        self._openvino, self._nncf = require_openvino(), require_nncf()
+        self._graph = self._openvino.Core().read_model(str(file))
+        self._arrays = [sample.numpy() for sample in samples.split(1)]
+        # without VNNI two products of 8 bits may exceed the 16 bits that they are added in: weights of 7 bits
+        fixes = self._nncf.OverflowFix
+        fix = fixes.FIRST_LAYER if has_int8_products() else fixes.ENABLE
+        self._advanced = self._nncf.AdvancedQuantizationParameters(overflow_fix=fix)
+        self._options = {
+            "preset": self._nncf.QuantizationPreset.MIXED,
+            "model_type": self._nncf.ModelType.TRANSFORMER if attention else None,
+            "subset_size": len(self._arrays),
+        }
 
-    log.info(f"all {count} layers quantized: {lost:+.2f} lost on validation samples (max_drop={bound:g})")
-    with quiet(), redirect_stdout(io.StringIO()):
-        controlled = nncf.quantize_with_accuracy_control(
-            graph.clone(),
-            nncf.Dataset(arrays),
-            # one item that is not read: `judge` has its samples, and would be called for each item
-            nncf.Dataset([0]),
-            validate,
-            max_drop=0.0,
-            drop_type=nncf.DropType.ABSOLUTE,
-            advanced_quantization_parameters=advanced,
-            **options,
-        )
-    floating = _floating(controlled)
-    if len(floating) == count:  # it gave up: that is the float32 file
-        return Mixed(lost, lost, count, _floating(made)), content
-    content = _archived(openvino, controlled)
-    return Mixed(judge(loaded("openvino", content)).drop, lost, count, floating), content
+    @cached_property
+    def _quantized(self) -> Any:
+        """The graph with all layers in 8 bits."""
+        # progress bars
+        with quiet(), redirect_stdout(io.StringIO()):
+            return self._nncf.quantize(
+                self._graph.clone(),
+                self._nncf.Dataset(self._arrays),
+                advanced_parameters=self._advanced,
+                **self._options,
+            )
+
+    def content(self) -> bytes:
+        """Return the archive with all layers in 8 bits."""
+        return _archived(self._openvino, self._quantized)
+
+    def within_bound(self, judge: Callable[[Forward], Judged], bound: float) -> tuple[Mixed, bytes]:
+        """Return the archive with layers in float32 if the bound fails otherwise.
+
+        Args:
+            judge: a model as its runtime executes it -> what it loses.
+            bound: largest drop.
+        """
+        content, count = self.content(), len(_layers(self._graph))
+        lost = judge(loaded("openvino", content)).drop
+        whole = Mixed(lost, lost, count, _floating(self._quantized))
+        if within(lost, bound):
+            return whole, content
+        log.info(f"all {count} layers quantized: {lost:+.2f} lost on validation samples (max_drop={bound:g})")
+        controlled = self._controlled(judge, bound)
+        floating = _floating(controlled)
+        if len(floating) == count:  # it gave up: that is the float32 file
+            return whole, content
+        content = _archived(self._openvino, controlled)
+        return Mixed(judge(loaded("openvino", content)).drop, lost, count, floating), content
+
+    def _controlled(self, judge: Callable[[Forward], Judged], bound: float) -> Any:
+        """Return the graph that NNCF's accuracy control ends with."""
+
+        def validate(model: Any, items: Iterable[Any]) -> tuple[float, list[float]]:
+            drop = judge(lambda inputs: torch.from_numpy(model(inputs.numpy())[0].copy())).drop
+            # 1 where the bound holds, with which NNCF ends; not 0, by which it would divide
+            metric = 1.0 if within(drop, bound) else 1.0 + bound - drop
+            return metric, [metric for _ in items]
+
+        with quiet(), redirect_stdout(io.StringIO()):
+            return self._nncf.quantize_with_accuracy_control(
+                self._graph.clone(),
+                self._nncf.Dataset(self._arrays),
+                # one item that is not read: `judge` has its samples, and would be called for each item
+                self._nncf.Dataset([0]),
+                validate,
+                max_drop=0.0,
+                drop_type=self._nncf.DropType.ABSOLUTE,
+                advanced_quantization_parameters=self._advanced,
+                **self._options,
+            )
 
 
 def _archived(openvino: Any, graph: Any) -> bytes:

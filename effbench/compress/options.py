@@ -28,7 +28,7 @@ class QuantizeOptions:
             time); 'auto' chooses one of the two by the model's input and layers. 'bf16': only weights, in 16 bits.
         backend: the runtime that the file is made for.
         calibration: training samples from which 'static' takes ranges, 128 if it is not set; 'auto': the fewest of
-            CALIBRATIONS with which all layers in 8 bits hold max_drop (backend onnxruntime). Other schemes take none.
+            CALIBRATIONS with which all layers in 8 bits hold max_drop. Other schemes take none.
         max_drop: points of validation accuracy that may be lost; layers stay in float32 until it holds.
     """
 
@@ -51,10 +51,6 @@ class QuantizeOptions:
         elif self.calibration != AUTO:
             COUNT.check(
                 self.calibration, "calibration", "a whole number of training samples >= 1, such as 128, or auto"
-            )
-        elif self.backend != "onnxruntime":
-            raise ConfigError(
-                "calibration=auto needs backend=onnxruntime. Write a number of training samples, such as 128."
             )
         NON_NEGATIVE.check(self.max_drop, "max_drop", _MAX_DROP)
         if self.scheme == "dynamic" and self.backend != "onnxruntime":

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import math
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from effbench.compress.bf16 import bf16_content
 from effbench.compress.drop import Judge
 from effbench.compress.mixed import Judged, Mixed, within, within_bound
 from effbench.compress.onnx_int8 import OnnxInt8, has_attention
-from effbench.compress.openvino_int8 import openvino_int8, require_nncf
+from effbench.compress.openvino_int8 import OpenvinoInt8, require_nncf
 from effbench.compress.options import (
     AUTO,
     CALIBRATIONS,
@@ -209,19 +209,15 @@ def _onnx(source: Run, judge: Judge, own: QuantizeOptions, exported: Mapping[str
     if scheme == "dynamic":
         mixed, content = within_bound(OnnxInt8(file, folder, None), judged, own.max_drop)
         return Quantized(content, scheme, mixed, None)
-    tried: dict[int, float] = {}
-    for wanted in CALIBRATIONS if own.calibration == AUTO else (_samples(own),):
-        samples, place = calibration_samples(source, wanted), folder / f"calibration-{wanted}"
+
+    def quantizer(samples: Tensor) -> OnnxInt8:
+        place = folder / f"calibration-{len(samples)}"
         place.mkdir()
-        quantizer = OnnxInt8(file, place, samples)
-        if own.calibration != AUTO:
-            break
-        tried[len(samples)] = judged(quantizer.content()).drop
-        log.info(f"{counted(len(samples), 'sample')}: {tried[len(samples)]:+.2f} lost with all layers in 8 bits")
-        if within(tried[len(samples)], own.max_drop) or len(samples) < wanted:
-            break
-    mixed, content = within_bound(quantizer, judged, own.max_drop)
-    return Quantized(content, scheme, mixed, len(samples), tried)
+        return OnnxInt8(file, place, samples)
+
+    made, samples, tried = _calibrated(source, own, judged, quantizer)
+    mixed, content = within_bound(made, judged, own.max_drop)
+    return Quantized(content, scheme, mixed, samples, tried)
 
 
 def _openvino(source: Run, judge: Judge, own: QuantizeOptions, file: Path) -> Quantized:
@@ -237,9 +233,46 @@ def _openvino(source: Run, judge: Judge, own: QuantizeOptions, file: Path) -> Qu
         stored, layers = bf16_content(file)
         content = openvino_archive(stored)
         return _bf16(content, layers, judge.judged(loaded("openvino", content)).drop)
-    samples = calibration_samples(source, _samples(own))
-    mixed, content = openvino_int8(file, samples, judge.judged, own.max_drop, has_attention(file))
-    return Quantized(content, "static", mixed, len(samples))
+    attention = has_attention(file)
+
+    def judged(content: bytes) -> Judged:
+        return judge.judged(loaded("openvino", content))
+
+    made, samples, tried = _calibrated(source, own, judged, lambda samples: OpenvinoInt8(file, samples, attention))
+    mixed, content = made.within_bound(judge.judged, own.max_drop)
+    return Quantized(content, "static", mixed, samples, tried)
+
+
+class _Quantizer(Protocol):
+    def content(self) -> bytes:
+        """Return the file with all layers in 8 bits."""
+
+
+Q = TypeVar("Q", bound=_Quantizer)
+
+
+def _calibrated(
+    source: Run, own: QuantizeOptions, judged: Callable[[bytes], Judged], quantizer: Callable[[Tensor], Q]
+) -> tuple[Q, int, dict[int, float]]:
+    """Return the quantizer with its calibration samples, their number, and for calibration=auto what each number lost.
+
+    Args:
+        source: the run whose training samples are taken.
+        own: options.
+        judged: content of a file -> what it loses.
+        quantizer: calibration samples, (N, ...) -> the quantizer.
+    """
+    tried: dict[int, float] = {}
+    for wanted in CALIBRATIONS if own.calibration == AUTO else (_samples(own),):
+        samples = calibration_samples(source, wanted)
+        made = quantizer(samples)
+        if own.calibration != AUTO:
+            break
+        tried[len(samples)] = judged(made.content()).drop
+        log.info(f"{counted(len(samples), 'sample')}: {tried[len(samples)]:+.2f} lost with all layers in 8 bits")
+        if within(tried[len(samples)], own.max_drop) or len(samples) < wanted:
+            break
+    return made, len(samples), tried
 
 
 def _samples(own: QuantizeOptions) -> int:

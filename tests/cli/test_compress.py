@@ -161,6 +161,30 @@ def test_a_file_for_openvino_answers_as_openvino_says(run: Path, effbench: Effbe
 @pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.slow
+@pytest.mark.parametrize(("backend", "reader"), [("onnxruntime", "onnxruntime"), ("openvino", "openvino_f32")])
+def test_calibration_auto_takes_the_fewest_samples(run: Path, effbench: Effbench, backend: str, reader: str) -> None:
+    if backend == "openvino" and find_spec("nncf") is None:
+        pytest.skip("nncf is not installed")
+    few = ["rounds=3", "seconds=0.05", f"backends={reader}", "calibration=auto", "max_drop=0.1"]
+    code, out, err = effbench(
+        "compress", str(run), "method=quantize", f"backend={backend}", *few, "output=auto", "--json"
+    )
+    # exit code 3: no file holds the bound
+    assert code in (0, 3)
+    tried = [int(line.split()[0]) for line in err.splitlines() if line.endswith("lost with all layers in 8 bits")]
+    assert tried == [8, 32, 128, 512][: len(tried)]
+    if code == 0:
+        details = json.loads(out)["details"]
+        drops = list(details["calibrations"].values())
+        assert (list(map(int, details["calibrations"])), details["calibration"]) == (tried, tried[-1])
+        assert all(drop > 0.1 for drop in drops[:-1])
+        assert drops[-1] <= 0.1 or tried[-1] == 512
+        assert details["drop_of_all"] == pytest.approx(drops[-1])
+
+
+@pytest.mark.proof
+@pytest.mark.process
+@pytest.mark.slow
 def test_bench_of_the_result_reads_its_file(run: Path, quantized: Path, effbench: Effbench, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(quantized, tmp_path / "deep" / "copy"))
     record = record_of(copy)

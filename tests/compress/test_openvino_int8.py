@@ -13,7 +13,7 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 from effbench.compress.mixed import Judged
-from effbench.compress.openvino_int8 import openvino_int8
+from effbench.compress.openvino_int8 import OpenvinoInt8
 from effbench.export.interface import Forward
 from effbench.export.openvino_runtime import import_openvino, members_of
 from tests.compress.test_onnx_int8 import graph_file
@@ -63,13 +63,13 @@ def by_hand(content: bytes) -> tuple[np.ndarray, set[str]]:
 def test_layers_stay_in_float_until_the_bound_holds(tmp_path: Path) -> None:
     file, weights = graph_file(tmp_path / "f.onnx", width=32)
     judge = Judging(weights)
-    whole, content = openvino_int8(file, SAMPLES, judge, 1e6, attention=False)
+    whole, content = OpenvinoInt8(file, SAMPLES, attention=False).within_bound(judge, 1e6)
     assert (whole.layers, whole.floating, judge.calls) == (2, (), 1)
     outputs, kinds = by_hand(content)
     assert judge.moved(outputs) == pytest.approx(whole.drop / 100, rel=1e-3)
     assert kinds == {"i8"}
     judge.calls, bound = 0, 0.9 * whole.drop
-    mixed, content = openvino_int8(file, SAMPLES, judge, bound, attention=False)
+    mixed, content = OpenvinoInt8(file, SAMPLES, attention=False).within_bound(judge, bound)
     assert mixed.drop <= bound < mixed.drop_of_all == pytest.approx(whole.drop)
     assert len(mixed.floating) == 1
     outputs, kinds = by_hand(content)
@@ -83,6 +83,6 @@ def test_layers_stay_in_float_until_the_bound_holds(tmp_path: Path) -> None:
 def test_a_bound_that_no_8_bits_hold_gives_no_float_file(tmp_path: Path) -> None:
     """NNCF ends with the model as it was, which loses nothing and is no smaller."""
     file, weights = graph_file(tmp_path / "f.onnx", width=32)
-    mixed, content = openvino_int8(file, SAMPLES, Judging(weights, any_is_one=True), 0.5, attention=False)
+    mixed, content = OpenvinoInt8(file, SAMPLES, attention=False).within_bound(Judging(weights, any_is_one=True), 0.5)
     assert (mixed.drop, mixed.floating) == (1.0, ())
     assert by_hand(content)[1] == {"i8"}

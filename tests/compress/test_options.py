@@ -27,7 +27,6 @@ from effbench.errors import ConfigError
         ("quantize", {"calibration": "most"}, "such as 128, or auto; got 'most'"),
         ("quantize", {"calibration": 8, "scheme": "bf16"}, "calibration=8 is for scheme=static; scheme=bf16 takes no"),
         ("quantize", {"calibration": "auto", "scheme": "dynamic"}, "calibration=auto is for scheme=static"),
-        ("quantize", {"calibration": "auto", "backend": "openvino"}, "calibration=auto needs backend=onnxruntime"),
         ("quantize", {"max_drop": -1}, "max_drop must be points of accuracy"),
         ("quantize", {"max_drop": float("nan")}, "max_drop must be points of accuracy"),
         ("structured", {"ratio": 1.0}, "ratio must be the part of the channels to remove, in (0, 1)"),
