@@ -88,7 +88,6 @@ def export_loaded(run: Run, wanted: Wanted) -> dict[str, Any]:
     """Export a loaded run; see `export_run`."""
     from effbench import build
     from effbench.export.files import ELSEWHERE, record_path
-    from effbench.training.checkpoint_files import read_manifest
 
     # Before the model is read and traced: a missing extra, and what cannot work, are named at once.
     check_fits(run, wanted.format_name)
@@ -104,7 +103,7 @@ def export_loaded(run: Run, wanted: Wanted) -> dict[str, Any]:
     # Before the model is read, so that a folder that cannot be written is refused at once. File and record are replaced
     # one after the other; with two exports at once they could be of different ones.
     with holding(target.parent, ELSEWHERE):
-        model, manifest = run.model(saved.name), read_manifest(saved)
+        model, manifest = run.model_and_manifest(saved.name)
         sides = _sides(run, model, target, wanted.layout)
         check_replaceable([target, record_path(target), *sides], ELSEWHERE)
         origin = {

@@ -25,7 +25,7 @@ from effbench.run.compressed import shaped_model
 from effbench.tasks.generation import continuation, tokenizer_of
 from effbench.tasks.next_token import NextToken
 from effbench.tasks.task import Task
-from effbench.training.checkpoint_files import DamagedError, read_weights
+from effbench.training.checkpoint_files import DamagedError, weights_and_manifest
 from effbench.training.snapshots import load_weights
 
 _REMEDY = "Try checkpoint=best or last; `effbench verify {}` shows which are undamaged."
@@ -139,15 +139,20 @@ class Run:
         The weights are the averaged ones if the run kept an average. Its inputs are those that `modality()` makes, its
         outputs those that `task.answers` takes: `predict` does both.
         """
+        return self.model_and_manifest(which)[0]
+
+    def model_and_manifest(self, which: str = "best") -> tuple[nn.Module, dict[str, Any]]:
+        """Return the model as `model` does, and the manifest of its checkpoint, whose files are read once for both."""
         # The weights come from the checkpoint; the file of model.pretrained may no longer exist.
         section = self.config.model.model_copy(update={"pretrained": None, "freeze": []})
         config = self.config.model_copy(update={"model": section})
         model = shaped_model(config, self.folder, len(self.classes), self.modality())
         try:
-            load_weights(model, read_weights(self.checkpoint(which)))
+            weights, manifest = weights_and_manifest(self.checkpoint(which))
+            load_weights(model, weights)
         except DamagedError as error:
             raise EffbenchError(f"{error} {_REMEDY.format(self.folder)}") from error
-        return model.to(memory_format=build.memory_format(config)).eval()
+        return model.to(memory_format=build.memory_format(config)).eval(), manifest
 
     @cached_property
     def task(self) -> Task:

@@ -189,11 +189,17 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """Return the evaluated weights: the averaged ones if there are any, else the model's."""
-    names = read_manifest(folder)["sha256"]
+    return weights_and_manifest(folder)[0]
+
+
+def weights_and_manifest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the evaluated weights, and the manifest, after one check of all files."""
+    manifest = read_manifest(folder)
+    names = manifest["sha256"]
     name = "ema.safetensors" if "ema.safetensors" in names else "model.safetensors"
     weights = _read_tensors(folder / name)
     weights.pop("_ema_steps", None)  # the average's step count, which is no weight
-    return weights
+    return weights, manifest
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
