@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from effbench.config.arguments import check_text, check_texts_by_key
 from effbench.errors import ConfigError, unknown_name
@@ -31,7 +31,7 @@ def evaluate_run(
     allow_targets: Sequence[str] = (),
     run_folder: str | Path = "",
     trust: bool = False,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Evaluate a run's weights, or an exported file, on a split.
 
     Args:
@@ -45,7 +45,10 @@ def evaluate_run(
         trust: run a file that is a program (effbench.export.formats.PROGRAMS).
 
     Returns:
-        {'<split>/<metric>': value, ..., 'samples': count}.
+        {'<split>/<metric>': value, ..., 'samples': count}. For a classification also 'per_class', for each class
+        {'class', 'precision', 'recall', 'f1', 'samples', 'predictions'}, None for 0/0; and 'confusion', in the same
+        order samples of each true class (rows) by predicted class (columns), None for more than 2000 classes. For
+        several labels a sample only 'per_label', with 'label'.
 
     Raises:
         ConfigError: the folder holds no run, a split or a data key is unknown, or the data do not fit the model.
@@ -79,8 +82,10 @@ def evaluate_run(
     # That of the training, so that the metrics of its test come out again.
     precision, _ = choose_precision(run.precision, device)
     batches = build.eval_batches(run.config, split, modality, DistributedContext())
-    values = evaluate(model, batches, precision, DistributedContext(), run.task)
-    return {**{f"{which}/{name}": value for name, value in values.items()}, "samples": len(split)}
+    counts = run.task.breakdown()
+    values = evaluate(model, batches, precision, DistributedContext(), run.task, counts)
+    found = {f"{which}/{name}": value for name, value in values.items()}
+    return {**found, "samples": len(split), **counts.by_class(run.classes)}
 
 
 def _chosen_split(trained: Run, run: Run, which: str) -> tuple[str, Split]:
