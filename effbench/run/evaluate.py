@@ -45,10 +45,8 @@ def evaluate_run(
         trust: run a file that is a program (effbench.export.formats.PROGRAMS).
 
     Returns:
-        {'<split>/<metric>': value, ..., 'samples': count}. For a classification also 'per_class', for each class
-        {'class', 'precision', 'recall', 'f1', 'samples', 'predictions'}, None for 0/0; and 'confusion', in the same
-        order samples of each true class (rows) by predicted class (columns), None for more than 2000 classes. For
-        several labels a sample only 'per_label', with 'label'.
+        {'<split>/<metric>': value, ..., 'samples': count}; with 'per_class' and 'confusion' for a classification,
+        'per_label' for several labels a sample (effbench/tasks/by_class.py).
 
     Raises:
         ConfigError: the folder holds no run, a split or a data key is unknown, or the data do not fit the model.
@@ -58,13 +56,7 @@ def evaluate_run(
     check_texts_by_key("data_overrides", data_overrides, "{'root': 'DIR'}")
     # Both configs are needed: by comparison one sees whether the data are the run's own.
     trained = load_run_or_file(folder, allow_targets, run_folder, trust)
-    if trained.on_cpu:
-        if device_name not in ("auto", "cpu"):
-            raise ConfigError(
-                f"device must be cpu for an exported file, as the check of its export; got {device_name}."
-            )
-        device_name = "cpu"
-    run = with_data(trained, dict(data_overrides or {}), device_name)
+    run = with_data(trained, dict(data_overrides or {}), _device_for(trained, device_name))
     # torch is imported only now: a mistyped folder or key is reported at once
     from effbench import build
     from effbench.cpu.accelerate import accelerate
@@ -86,6 +78,13 @@ def evaluate_run(
     values = evaluate(model, batches, precision, DistributedContext(), run.task, counts)
     found = {f"{which}/{name}": value for name, value in values.items()}
     return {**found, "samples": len(split), **counts.by_class(run.classes)}
+
+
+def _device_for(trained: Run, name: str) -> str:
+    """Return 'cpu' for an exported file, else the name as given. Raises ConfigError for a file on another device."""
+    if trained.on_cpu and name not in ("auto", "cpu"):
+        raise ConfigError(f"device must be cpu for an exported file, as the check of its export; got {name}.")
+    return "cpu" if trained.on_cpu else name
 
 
 def _chosen_split(trained: Run, run: Run, which: str) -> tuple[str, Split]:

@@ -31,7 +31,10 @@ class _Counts(SummedCheck):
         return self.metric.sums(outputs, targets)
 
     def by_class(self, names: Sequence[str]) -> dict[str, Any]:
-        """Return {'per_class': one mapping a name}, 'per_label' for labels; {} without samples."""
+        """Return {'per_class': a mapping for each name, in their order}, 'per_label' for labels; {} without samples.
+
+        A mapping holds class (or label), precision, recall, f1 (None for 0/0), samples and predictions.
+        """
         numbers = self._numbers()
         size = len(names)
         counts = (numbers[start : start + size] for start in (0, size, 2 * size))
@@ -69,7 +72,10 @@ class ByClass(_Counts):
         return torch.cat([counts_3K, pairs])
 
     def by_class(self, names: Sequence[str]) -> dict[str, Any]:
-        """Return per_class and 'confusion': K rows of true classes, K columns of predicted ones; None for too many."""
+        """Return per_class, and 'confusion': K rows, each the samples of one true class by predicted class.
+
+        None for more than MOST_CLASSES.
+        """
         found, size = super().by_class(names), len(names)
         pairs = self._numbers()[3 * size :]
         rows = [pairs[start : start + size] for start in range(0, len(pairs), size)]
