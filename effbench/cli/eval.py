@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from effbench.cache_dir import expanded
 from effbench.cli.flags import VERB_FLAGS, parse_flags, partition_words, show_help, truth
 from effbench.errors import ConfigError, unknown_name
 from effbench.export.formats import PROGRAMS
 from effbench.metrics import LOSS, Display, display_of, recorded_displays
+from effbench.report.class_table import print_by_class
 from effbench.run.evaluate import evaluate_run
 from effbench.run.load import targets_from
 from effbench.strict_json import print_json
@@ -18,7 +20,9 @@ HELP = f"""usage: effbench eval RUN|FILE [split=test|val|train] [checkpoint=best
                      [data.KEY=VALUE ...] [run=FOLDER] [trust=true] [allow_targets=[MODULE,...]] [--json]
 
 Prints the loss and the metrics of RUN's weights on one split, or those of FILE, which `effbench export` wrote. The loss
-is without label smoothing and class weights (for classification: mean cross-entropy in nats).
+is without label smoothing and class weights (for classification: mean cross-entropy in nats). Of a classification also
+precision, recall and F1 of each class (of many, those with the lowest recall) and the most frequent confusions. --json
+has all: per_class (of several labels a sample per_label), and confusion, rows of true classes by predicted class.
 
 data.KEY=VALUE replaces a value of the run's data config. For a run on a folder of images, data.root=DIR names the new
 place of this folder, or another folder. Of another folder the test split is evaluated (split=NAME: another one), or all
@@ -57,10 +61,11 @@ def main(words: Sequence[str]) -> int:
         print_json(result)
     else:
         _print(result, folders[0])
+        print_by_class(result)
     return 0
 
 
-def _print(result: Mapping[str, float], folder: str) -> None:
+def _print(result: Mapping[str, Any], folder: str) -> None:
     """Print the metrics, then the loss and the number of samples."""
     displays = _displays(expanded(folder))
     # the loss last, as in all tables

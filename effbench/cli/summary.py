@@ -61,7 +61,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def _own_options(words: Sequence[str]) -> tuple[Given | None, list[str]]:
-    """Return (shape or None and number of classes, given by input= and classes=, the other words)."""
+    """Return (shape and number of classes, given by input= and classes= or None, the other words)."""
     own = {}
     rest = []
     for word in words:
@@ -75,11 +75,10 @@ def _own_options(words: Sequence[str]) -> tuple[Given | None, list[str]]:
     sides = own["input"].lower().split("x") if "input" in own else []
     if not all(side.isdecimal() and int(side) > 0 for side in sides):
         raise ConfigError(f"input must be sizes with x between them, such as 3x224x224; got {own['input']!r}.")
-    # 1000: as in ImageNet, which the papers' costs are for
-    classes = own.get("classes", "1000")
-    if not classes.isdecimal() or int(classes) < 1:
+    classes = own.get("classes")
+    if classes is not None and (not classes.isdecimal() or int(classes) < 1):
         raise ConfigError(f"classes must be a whole number of at least 1; got {classes!r}.")
-    return (tuple(map(int, sides)) or None, int(classes)), rest
+    return (tuple(map(int, sides)) or None, None if classes is None else int(classes)), rest
 
 
 def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:

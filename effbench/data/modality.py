@@ -91,6 +91,11 @@ class Modality(ABC):
         """How many targets a train sample has: the loss of a step is the mean over them, and throughput counts them."""
         return 1
 
+    @property
+    def num_outputs(self) -> int | None:
+        """Size of a model's last dimension where the samples alone decide it; None: the targets of the data do."""
+        return None
+
     # --- dataset and fit
 
     @classmethod

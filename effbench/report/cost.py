@@ -22,8 +22,9 @@ from effbench.training.ema import averages_itself
 from effbench.training.precision import choose_precision
 from effbench.units import article
 
-Given = tuple[tuple[int, ...] | None, int]  # the shape of a sample and the number of classes
+Given = tuple[tuple[int, ...] | None, int | None]  # the shape of a sample and the number of classes
 
+_PAPERS_CLASSES = 1000  # of ImageNet, which the papers' costs are for
 _DTYPES = {"32-true": torch.float32, "16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
 
 
@@ -57,8 +58,9 @@ def setting_for(config: Config, given: Given | None = None) -> Setting:
 
     Args:
         config: its dataset decides the modality.
-        given: shape of a sample, or None for the shape of the papers, and number of classes. Without it the data are
-            read, and the setting is theirs.
+        given: shape of a sample, or None for the shape of the papers, and number of classes, or None for that of the
+            vocabulary, if there is one, else of the papers. Without `given` the data are read, and the setting is
+            theirs.
 
     Raises:
         ConfigError: the shape is not one of the modality.
@@ -66,11 +68,9 @@ def setting_for(config: Config, given: Given | None = None) -> Setting:
     """
     if given is None:
         try:
-            data = build.splits(config)
+            return read_setting(config)
         except DataError as error:
             raise DataError(f"{error}\nTo do without the data, give input=3x224x224 classes=1000.") from error
-        blank = data.modality.blank(data.shape, build.settings(config))
-        return Setting(blank, len(data.classes), Reference.recorded(data.facts), len(data.train))
 
     shape, num_classes = given
     # the data themselves are not read: input= and classes= stand for them
@@ -85,7 +85,19 @@ def setting_for(config: Config, given: Given | None = None) -> Setting:
             f"input must be {kind.layout} of {article(kind.unit)} {kind.unit}, with x between them{such_as}; got "
             f"{'x'.join(map(str, shape or ()))!r}."
         )
-    return Setting(kind.blank(shape, build.settings(config)), num_classes)
+    modality = kind.blank(shape, build.settings(config))
+    return Setting(modality, num_classes or modality.num_outputs or _PAPERS_CLASSES)
+
+
+def read_setting(config: Config) -> Setting:
+    """Read the data, and return their setting: a run's model has these sizes. Raises DataError if they cannot be read.
+
+    The modality is fitted, because what is fitted may decide the size of a model: a tokenizer has fewer token numbers
+    than data.vocab_size if the texts have fewer.
+    """
+    data = build.splits(config)
+    fitted = data.modality.fit(data, build.settings(config))
+    return Setting(fitted, len(data.classes), Reference.recorded(data.facts), len(data.train))
 
 
 def published(config: Config, kind: type[Modality]) -> Setting | None:

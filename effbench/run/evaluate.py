@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from effbench.config.arguments import check_text, check_texts_by_key
 from effbench.errors import ConfigError, unknown_name
@@ -31,7 +31,7 @@ def evaluate_run(
     allow_targets: Sequence[str] = (),
     run_folder: str | Path = "",
     trust: bool = False,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Evaluate a run's weights, or an exported file, on a split.
 
     Args:
@@ -45,7 +45,8 @@ def evaluate_run(
         trust: run a file that is a program (effbench.export.formats.PROGRAMS).
 
     Returns:
-        {'<split>/<metric>': value, ..., 'samples': count}.
+        {'<split>/<metric>': value, ..., 'samples': count}; with 'per_class' and 'confusion' for a classification,
+        'per_label' for several labels a sample (effbench/tasks/by_class.py).
 
     Raises:
         ConfigError: the folder holds no run, a split or a data key is unknown, or the data do not fit the model.
@@ -55,13 +56,7 @@ def evaluate_run(
     check_texts_by_key("data_overrides", data_overrides, "{'root': 'DIR'}")
     # Both configs are needed: by comparison one sees whether the data are the run's own.
     trained = load_run_or_file(folder, allow_targets, run_folder, trust)
-    if trained.on_cpu:
-        if device_name not in ("auto", "cpu"):
-            raise ConfigError(
-                f"device must be cpu for an exported file, as the check of its export; got {device_name}."
-            )
-        device_name = "cpu"
-    run = with_data(trained, dict(data_overrides or {}), device_name)
+    run = with_data(trained, dict(data_overrides or {}), _device_for(trained, device_name))
     # torch is imported only now: a mistyped folder or key is reported at once
     from effbench import build
     from effbench.cpu.accelerate import accelerate
@@ -79,8 +74,17 @@ def evaluate_run(
     # That of the training, so that the metrics of its test come out again.
     precision, _ = choose_precision(run.precision, device)
     batches = build.eval_batches(run.config, split, modality, DistributedContext())
-    values = evaluate(model, batches, precision, DistributedContext(), run.task)
-    return {**{f"{which}/{name}": value for name, value in values.items()}, "samples": len(split)}
+    counts = run.task.breakdown()
+    values = evaluate(model, batches, precision, DistributedContext(), run.task, counts)
+    found = {f"{which}/{name}": value for name, value in values.items()}
+    return {**found, "samples": len(split), **counts.by_class(run.classes)}
+
+
+def _device_for(trained: Run, name: str) -> str:
+    """Return 'cpu' for an exported file, else the name as given. Raises ConfigError for a file on another device."""
+    if trained.on_cpu and name not in ("auto", "cpu"):
+        raise ConfigError(f"device must be cpu for an exported file, as the check of its export; got {name}.")
+    return "cpu" if trained.on_cpu else name
 
 
 def _chosen_split(trained: Run, run: Run, which: str) -> tuple[str, Split]:

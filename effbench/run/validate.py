@@ -10,13 +10,14 @@ from effbench import build
 from effbench.automatic import settled
 from effbench.config.schema import Config
 from effbench.cpu.library import check_switch
+from effbench.data.modality import Modality
 from effbench.errors import EffbenchError
 from effbench.models import accounting
-from effbench.report.cost import Setting, shape_model
+from effbench.report.cost import Setting, read_setting, shape_model
 from effbench.target_allowlist import resolve
 from effbench.units import human_count
 
-_CLASSES = 10  # any number will do: it does not affect the checks
+_CLASSES = 10  # where the targets decide: any number will do, it does not affect the checks
 
 
 def dry_build(config: Config, setting: Setting) -> str:
@@ -102,13 +103,18 @@ def _refuse_shapes(config: Config) -> None:
     # With quick data the model itself is built a moment later: two builds would only take time.
     kind = build.preview(config) if build.takes_time(config) else None
     if kind is not None:
-        build.check_shapes(config, shape_model(config, Setting(kind, _CLASSES)))
+        build.check_shapes(config, shape_model(config, _previewed(kind)))
 
 
 def own_setting(config: Config) -> Setting:
-    """Return the config's own sample shape: as its dataset declares it, else by reading the dataset."""
+    """Return the config's own sample shape: as its dataset declares it, else by reading the dataset.
+
+    Of a declared one the sizes that are known without the data are right: not the number of classes, and of a
+    vocabulary that is fitted the most that it may have. `read_setting` has all of them.
+    """
     kind = build.preview(config)
-    if kind is None:
-        data = build.splits(config)
-        kind = data.modality.blank(data.shape, build.settings(config))
-    return Setting(kind, _CLASSES)
+    return read_setting(config) if kind is None else _previewed(kind)
+
+
+def _previewed(kind: Modality) -> Setting:
+    return Setting(kind, kind.num_outputs or _CLASSES)

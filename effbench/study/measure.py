@@ -145,13 +145,12 @@ def inference_costs(
 
     from effbench import build
     from effbench.config.compose import compose
-    from effbench.report.cost import cost
-    from effbench.run.validate import own_setting
+    from effbench.report.cost import cost, read_setting
 
     LOGGER.setLevel(logging.CRITICAL)
     config = compose(words, config_dir)
     device = build.device(config)
-    setting = own_setting(config)
+    setting = read_setting(config)  # of the runs: with other classes or tokens the model would have other weights
     # latency and state do not depend on the values of weights, so nothing is downloaded; frozen ones count as trained
     section = config.model.model_copy(update={"pretrained": None, "freeze": []})
     config = config.model_copy(update={"model": section})

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from effbench.data.split_checks import as_labels, check_range
+from effbench.tasks.by_class import ByClass
 from effbench.tasks.class_counts import ClassCounts
 from effbench.tasks.losses import CrossEntropy
 from effbench.tasks.task import Task
@@ -22,6 +23,7 @@ class Classification(Task):
     remedy = "Write loss=cross_entropy or loss=focal, and metrics such as acc, top5, macro_f1, balanced_acc."
     evaluated_by = CrossEntropy()
     prediction_check = ClassCounts
+    breakdown = ByClass
 
     def targets_of(self, name: str, targets: Tensor, num_classes: int) -> Tensor:
         # Splits accepts targets (N, K) and floats for other tasks: here they are refused.

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from effbench.data.split_checks import kind_of
 from effbench.errors import DataError
+from effbench.tasks.by_class import ByLabel
 from effbench.tasks.label_counts import LabelCounts
 from effbench.tasks.losses import BinaryCrossEntropy
 from effbench.tasks.task import Task
@@ -27,6 +28,7 @@ class Multilabel(Task):
     remedy = "Write loss=bce, and metrics such as macro_f1, label_acc."
     evaluated_by = BinaryCrossEntropy()
     prediction_check = LabelCounts
+    breakdown = ByLabel
 
     def targets_of(self, name: str, targets: Tensor, num_classes: int) -> Tensor:
         if targets.dtype == torch.int64 and targets.dim() == 1:  # in every task these are classes

@@ -39,9 +39,17 @@ class PredictionCheck:
             seen: the predictions are of the weights that `values` are of; else the targets alone count.
         """
 
+    def by_class(self, names: Sequence[str]) -> dict[str, Any]:
+        """Return counts by class for `effbench eval`, by key, as plain values; {} for none.
+
+        names: of the classes.
+        """
+        del names
+        return {}
+
 
 class SummedCheck(PredictionCheck):
-    """A check of numbers that add up over batches and processes; on the device until `complaint` reads them."""
+    """A check of numbers that add up over batches and processes; on the device until they are read."""
 
     def __init__(self) -> None:
         self._sums: Tensor | None = None  # None: no sample was evaluated, or some process had none
@@ -76,7 +84,8 @@ class Task:
         loss_unit: unit of the evaluated loss, such as 'nats'.
         remedy: what to write if a loss or a metric does not fit.
         evaluated_by: loss of evaluations; see `plain_loss`.
-        prediction_check: called without arguments for each evaluation.
+        prediction_check: called without arguments for each evaluation of a training.
+        breakdown: called without arguments for `effbench eval`: its `by_class` is what that tells of each class.
         samples: `sample_text` returns a text.
         names: names of what is measured: the loss, then the metrics.
         displays: metric name -> display, with the loss.
@@ -93,6 +102,7 @@ class Task:
     # One object for all evaluations of a process: a plain loss has no tensors that belong to a device.
     evaluated_by: ClassVar[Loss]
     prediction_check: ClassVar[type[PredictionCheck]] = PredictionCheck  # which checks nothing
+    breakdown: ClassVar[type[PredictionCheck]] = PredictionCheck  # which tells nothing
     samples: bool = False
 
     def __init_subclass__(cls, **options: Any) -> None:

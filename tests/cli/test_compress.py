@@ -104,7 +104,9 @@ def test_the_result_is_a_run_for_the_other_verbs(quantized: Path, effbench: Effb
     copy = Path(shutil.copytree(quantized, tmp_path / "copy"))
     code, out, _ = effbench("eval", str(copy), "--json")
     assert code == 0
-    assert json.loads(out)["test/acc"] == pytest.approx(record_of(quantized)["after"]["metrics"]["acc"])
+    found = json.loads(out)
+    assert found["test/acc"] == pytest.approx(record_of(quantized)["after"]["metrics"]["acc"])
+    assert np.trace(found["confusion"]) / found["samples"] == pytest.approx(found["test/acc"])
     assert effbench("verify", str(copy))[0] == 0
     code, out, _ = effbench("report", str(copy), "output=page.html")
     assert code == 0

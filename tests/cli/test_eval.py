@@ -6,11 +6,14 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from PIL import Image
 
+from effbench import build
+from effbench.run.load import load_run
 from tests.cli.conftest import Effbench
 from tests.commandline import TINY
 
@@ -27,6 +30,23 @@ def test_eval_repeats_the_test_result_that_train_recorded(run: Path, effbench: E
     assert result["samples"] == 2000
     assert result["test/acc"] == recorded(run)["test/acc"]
     assert result["test/loss"] == pytest.approx(recorded(run)["test/loss"], rel=1e-6)
+
+
+def test_eval_tells_by_class_what_predict_answers(run: Path, effbench: Effbench) -> None:
+    loaded = load_run(run)
+    split = build.splits(loaded.config).named()["val"]
+    true, predicted = split.labels.numpy(), loaded.predict(split.inputs).argmax(1).numpy()
+    found = json.loads(effbench("eval", str(run), "split=val", "--json")[1])
+    counts = np.zeros((10, 10), dtype=int)
+    np.add.at(counts, (true, predicted), 1)
+    assert found["confusion"] == counts.tolist()
+    assert [row["samples"] for row in found["per_class"]] == counts.sum(1).tolist()
+    recalls = [row["recall"] for row in found["per_class"]]
+    assert recalls == pytest.approx((counts.diagonal() / counts.sum(1)).tolist())
+    assert [row["class"] for row in found["per_class"]] == list(loaded.classes)
+    lines = effbench("eval", str(run), "split=val")[1].splitlines()
+    assert [line.split()[0] for line in lines[:3]] == ["val", "val", "samples"]
+    assert lines[-1] == "--json has the confusion matrix."
 
 
 def test_eval_of_the_last_checkpoint_repeats_the_last_validation(run: Path, effbench: Effbench) -> None:

@@ -162,6 +162,7 @@ def test_eval_is_the_mean_over_the_whole_text(run: Run) -> None:
         for start in range(0, len(val) - 1, 16):
             inputs, targets = val[start : min(start + 16, len(val) - 1)], val[start + 1 : start + 17]
             nats += float(F.cross_entropy(model(inputs[None])[0].double(), targets, reduction="sum"))
+    assert found.keys() == {"val/loss", "val/bits_per_byte", "samples"}
     assert found["val/bits_per_byte"] == pytest.approx(nats / (len(val) - 1) / math.log(2), rel=1e-5)
     other = effbench.evaluate_run(run.folder, data_overrides={"file": str(run.folder.parent / "own.txt")})
     assert other["test/loss"] == run.summary["metrics"]["test/loss"]

@@ -13,7 +13,7 @@ from effbench.config.options import COUNT
 from effbench.data.modality import AugmentParams, Modality, Settings
 from effbench.data.split_checks import as_tensor
 from effbench.data.text.encoding import LONGEST, VOCAB_SIZE, encoded, tell_unknown_of_run, text_problem
-from effbench.data.text.tokenizers import TOKENIZERS, Bytes, Given, Tokenizer, restored_tokenizer
+from effbench.data.text.tokenizers import TOKENIZERS, Bytes, Given, Tokenizer, restored_tokenizer, tokenizer_file
 from effbench.errors import ConfigError, DataError
 from effbench.escaping import for_terminal
 from effbench.special_tokens import PADDING
@@ -95,9 +95,16 @@ class Texts(Modality):
 
     @classmethod
     def blank(cls, shape: Sequence[int], settings: Settings | None = None) -> Self:
-        # The tokenizer is not fitted yet: data.vocab_size is the most that it may have.
+        """Return texts of at most data.vocab_size token numbers; of those of a tokenizer.json if the data name one.
+
+        Raises:
+            DataError: that file is none.
+        """
         options = settings.data if settings else {}
         name = options.get("tokenizer", Bytes.name)
+        if (file := tokenizer_file(name)) is not None:
+            return cls(shape[0], Given.read(file).vocab_size, None, settings or Settings())
+        # the tokenizer is not fitted yet: data.vocab_size is the most that it may have
         vocab_size = Bytes.vocab_size if name == Bytes.name else options.get("vocab_size", VOCAB_SIZE)
         return cls(shape[0], vocab_size if COUNT.holds(vocab_size) else VOCAB_SIZE, None, settings or Settings())
 

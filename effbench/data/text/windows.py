@@ -72,6 +72,11 @@ class Windows(Texts):
     def per_sample(self) -> int:
         return self.shape[0]
 
+    @property
+    def num_outputs(self) -> int:
+        # a score of each token number: the embedding of a model that reads them may have the same rows
+        return self.vocab_size
+
     @classmethod
     def checked(cls, name: str, inputs: Any, count: int) -> Tensor:
         """Return integers (N, T) of at least 0, with padding only at the end of the last window."""
