@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def bench_train(
         rounds: processes.
         threads: of a process.
         output: folder of train.json and train.png; '' is RUN/bench, and none for overrides.
-        targets: the user's modules that a run's config may name.
+        targets: the user's modules that the config may name.
         config_dir: folder with the user's groups, for overrides.
 
     Returns:
@@ -52,7 +53,7 @@ def bench_train(
         raise ConfigError(f"steps must be at least {LEAST_STEPS}, of which 5 warm up; got {steps}.")
     place = run_in(words)
     folder = expanded(output) if output else None if place is None else place / "bench"
-    config = compose(words, config_dir) if place is None else None
+    config = compose(_allowing(words, targets), config_dir) if place is None else None
     if place is not None:
         _check_trained(place)
     from effbench.bench.record import taken, write_files
@@ -77,6 +78,11 @@ def run_in(words: Sequence[str]) -> Path | None:
     # overrides have an equals sign, and so may a folder's name
     one = len(words) == 1 and ("=" not in words[0] or expanded(words[0]).is_dir())
     return expanded(words[0]) if one else None
+
+
+def _allowing(words: Sequence[str], targets: Sequence[str]) -> list[str]:
+    """Return overrides that also allow the modules; of texts in quotes, as Hydra reads them."""
+    return [*words, *[f"allow_targets={json.dumps(list(targets))}"] * bool(targets)]
 
 
 def _check_trained(place: Path) -> None:
