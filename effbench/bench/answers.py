@@ -73,7 +73,8 @@ def judged(source: Source, reference: Tensor, got: Tensor) -> dict[str, Any]:
     Raises:
         EffbenchError: the outputs cannot be answers: another shape, or numbers that are not finite.
     """
-    judging, size = Judging(source.task), part_samples(reference.shape[1:])
+    known = reference if source.targets is None else source.targets
+    judging, size = Judging(source.task, known), part_samples(reference.shape[1:])
     if got.shape != reference.shape:
         raise EffbenchError(f"wrong answers: outputs {tuple(got.shape)}, the model's are {tuple(reference.shape)}")
     for start in range(0, len(reference), size):
@@ -97,10 +98,13 @@ class Judging:
 
     Args:
         task: that the outputs are of; None: only parity is told.
+        known: targets of all samples, or outputs for them where there are none, whose deviation tells how far a number
+            may move.
     """
 
-    def __init__(self, task: Task | None):
+    def __init__(self, task: Task | None, known: Tensor):
         self._task = task
+        self._same = None if task is None else task.same_answer_among(known)
         self._worst, self._largest = torch.zeros(()), torch.zeros(())
         self._samples = self._agreeing = self._right = self._lost = self._gained = 0
         self._sums: Tensor | None = None  # of the metrics
@@ -123,10 +127,10 @@ class Judging:
         self._worst = torch.maximum(self._worst, (got - reference).abs().max())
         self._largest = torch.maximum(self._largest, largest)
         self._samples += len(got)
-        if self._task is None:
+        if self._task is None or self._same is None:
             self._agreeing += int((got.argmax(-1) == reference.argmax(-1)).reshape(len(got), -1).all(1).sum())
             return
-        self._agreeing += int(self._task.same_answer(reference, got, TIE * float(largest)).sum())
+        self._agreeing += int(self._same(reference, got, TIE * float(largest)).sum())
         if targets is None:
             return
         sums = _tallied(self._task, targets, got)

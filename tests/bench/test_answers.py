@@ -20,8 +20,9 @@ from effbench.bench.sources import Source
 from effbench.errors import EffbenchError
 from effbench.metrics import Accuracy
 from effbench.tasks.classification import Classification
-from effbench.tasks.losses import CrossEntropy
+from effbench.tasks.losses import CrossEntropy, MeanSquaredError
 from effbench.tasks.next_token import NextToken
+from effbench.tasks.regression import Regression
 
 TARGETS = torch.tensor([0, 1, 2, 0])
 LOGITS = 4 * torch.eye(3)[TARGETS]  # all right
@@ -153,3 +154,26 @@ def test_backends_that_all_crash_while_timed_are_an_error(tmp_path: Path, monkey
         monkeypatch.setattr(running, name, value)
     with pytest.raises(EffbenchError, match="no backend works for this model: eager: its process ended with signal"):
         bench_source(source(), BenchOptions(backends=["eager"]))
+
+
+HEIGHTS_N1 = torch.tensor([[150.0], [160.0], [170.0], [180.0]])  # their deviation is 11.2
+
+
+@pytest.mark.parametrize("standardise", [False, "auto"])  # auto: of an exported file, whose outputs are in the unit
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize(("moved", "same"), [(0.005, 1.0), (0.02, 0.75)])
+def test_a_number_that_moves_by_its_deviation_is_lost(
+    moved: float, same: float, known: bool, standardise: bool | str
+) -> None:
+    """Also where training did not standardise: then by the targets that are measured, or else by the outputs."""
+    task = Regression(MeanSquaredError(), [], 1, standardise)
+    own = Source({}, torch.zeros(4, 2), "row", targets=HEIGHTS_N1 if known else None, split="val", task=task)
+    reference = HEIGHTS_N1 + 0.5
+    got = reference.clone()
+    got[2] += moved
+    found = judged(own, reference, got)
+    assert found["parity"]["agreement"] == same
+    if known:
+        assert (found["lost_of"], found["lost"]["estimate"]) == ("answers", pytest.approx(100 * (1 - same)))
+    else:
+        assert found["lost"] is None
