@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from effbench.bench.memory import check_attention, check_convolutions
 from effbench.bench.options import check_counts
 from effbench.cache_dir import expanded
 from effbench.config.arguments import check_list
@@ -123,6 +124,8 @@ def bench_layers(
     counts = _counts(channels, "channels"), _counts(sizes, "sizes")
     COUNT.check(batch, "batch")
     cases = [{"channels": each, "size": size, "batch": batch} for size in counts[1] for each in counts[0]]
+    for case in cases:
+        check_convolutions(**case)
     return _pairs("layers", cases, rounds, threads, output)
 
 
@@ -143,7 +146,11 @@ def bench_attention(
     Raises:
         ConfigError: an option is wrong.
     """
+    from effbench.bench.primitives import HEAD_WIDTH, HEADS
+
     cases = [{"tokens": each} for each in _counts(tokens, "tokens")]
+    for case in cases:
+        check_attention(**case, width=HEADS * HEAD_WIDTH)
     return _pairs("attention", cases, rounds, threads, output)
 
 
