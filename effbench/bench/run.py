@@ -15,8 +15,8 @@ import torch
 from effbench.bench.analysis import at_size, estimates, ratio
 from effbench.bench.answers import ANSWER_BATCH, finite, judged, reference_answers
 from effbench.bench.backends import BACKENDS, has_bf16
-from effbench.bench.memory import check_batch, naming_lack_of_memory
 from effbench.bench.measure import TURNS, Arm, answers_of, measure
+from effbench.bench.memory import check_batch, naming_lack_of_memory
 from effbench.bench.options import BenchOptions
 from effbench.bench.prepare import prepare
 from effbench.bench.scratch import save_array, scratch
