@@ -83,6 +83,30 @@ def judged(source: Source, reference: Tensor, got: Tensor) -> dict[str, Any]:
     return judging.facts()
 
 
+def count_alone(reference: Tensor, got: Tensor, alone: Tensor) -> None:
+    """Put the outputs for samples that ran alone into those of the batches, where they are further from the reference.
+
+    Args:
+        reference: outputs of the model, (N, ...).
+        got: outputs of a backend in batches, (N, ...), changed in place.
+        alone: its outputs for the first samples, each in a call of its own.
+
+    Raises:
+        EffbenchError: they have another shape than the model's.
+    """
+    count = len(alone)
+    expected = reference[:count]
+    if alone.shape != expected.shape:
+        raise EffbenchError(
+            f"wrong answers: outputs {tuple(alone.shape)} of single samples, the model's are {tuple(expected.shape)}"
+        )
+    if got.shape != reference.shape:
+        return  # `judged` says so
+    by_batch, by_one = ((each - expected).abs().reshape(count, -1).amax(1) for each in (got[:count], alone))
+    further = ~(by_one <= by_batch)  # also a NaN
+    got[:count][further] = alone[further]
+
+
 def finite(outputs: Tensor) -> Tensor:
     """Return the outputs. Raise EffbenchError if one of them is not finite."""
     if not bool(outputs.isfinite().all()):

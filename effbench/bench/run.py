@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from effbench.bench.analysis import at_size, estimates, ratio
-from effbench.bench.answers import ANSWER_BATCH, finite, judged, reference_answers
+from effbench.bench.answers import ANSWER_BATCH, count_alone, finite, judged, reference_answers
 from effbench.bench.backends import BACKENDS, has_bf16
 from effbench.bench.measure import TURNS, Arm, answers_of, measure
 from effbench.bench.memory import check_batch, naming_lack_of_memory
@@ -111,13 +111,14 @@ def answering(source: Source, options: BenchOptions, folder: Path) -> tuple[dict
         log.info(f"comparing answers: {backend.name}")
         got = answers_of(arm, samples, ANSWER_BATCH, folder, options.threads)
         if got is not None:
-            tensor = torch.from_numpy(got)
+            outputs, alone = map(torch.from_numpy, got)
             try:
                 if reference is None:  # a file without its run
-                    reference, reference_name = finite(tensor), backend.name
+                    reference, reference_name = finite(outputs).clone(), backend.name
+                count_alone(reference, outputs, alone)
                 row |= {
                     "bytes": path.stat().st_size,
-                    **judged(source, reference, tensor),
+                    **judged(source, reference, outputs),
                     "compared_with": reference_name,
                 }
                 row["notes"] = list(arm.notes)

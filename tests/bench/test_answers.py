@@ -125,13 +125,36 @@ def test_large_outputs_are_of_fewer_samples_and_it_is_said(
     assert held == 1 or 4 * held * math.prod(shape) < 270e6  # bytes
 
 
+def given(outputs: dict[str, torch.Tensor], alone: dict[str, torch.Tensor] | None = None) -> Any:
+    """In the place of the processes: backend -> its outputs, and those of single samples, which are the same."""
+    single = {**outputs, **(alone or {})}
+    return lambda arm, *_: (outputs[arm.name].clone().numpy(), single[arm.name][:2].clone().numpy())
+
+
+def test_an_answer_that_is_wrong_alone_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Latency is measured at batch 1, for which torch.compile has another program."""
+    file = tmp_path / "model.onnx"
+    file.write_bytes(b"a file")
+    outputs = dict.fromkeys(["eager", "compile", "onnxruntime"], LOGITS)
+    monkeypatch.setattr(running, "prepare", lambda *_: Prepared(dict.fromkeys(outputs, file), {}))
+    alone = {"compile": LOGITS.flip(1), "onnxruntime": LOGITS[:, :2]}
+    monkeypatch.setattr(running, "answers_of", given(outputs, alone))
+    rows, arms = answering(source(), BenchOptions(backends=tuple(outputs)), tmp_path)
+    assert [arm.name for arm in arms] == ["eager", "compile"]
+    assert rows["onnxruntime"]["reason"] == "wrong answers: outputs (2, 2) of single samples, the model's are (2, 3)"
+    assert rows["eager"]["parity"]["agreement"] == 1.0
+    # of the first two samples, whose classes are 0 and 1, the flip moves the first
+    assert rows["compile"]["parity"]["agreement"] == 0.75
+    assert rows["compile"]["lost"]["estimate"] == pytest.approx(25.0)
+
+
 def test_a_lone_file_without_finite_outputs_is_no_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without its run, a file is compared with the first backend that answers."""
     file = tmp_path / "model.onnx"
     file.write_bytes(b"a file")
     outputs = {"onnxruntime": LOGITS * float("nan"), "openvino_f32": LOGITS, "openvino_bf16": LOGITS + 0.5}
     monkeypatch.setattr(running, "prepare", lambda *_: Prepared(dict.fromkeys(outputs, file), {}))
-    monkeypatch.setattr(running, "answers_of", lambda arm, *_: outputs[arm.name].numpy())
+    monkeypatch.setattr(running, "answers_of", given(outputs))
     options = BenchOptions(backends=tuple(outputs))
     rows, arms = answering(Source({}, torch.zeros(4, 2), "row", files={"onnx": file}), options, tmp_path)
     assert [arm.name for arm in arms] == ["openvino_f32", "openvino_bf16"]
