@@ -50,7 +50,7 @@ def estimates(processes: Sequence[Process], size: int) -> dict[str, Any]:
     turns = [turn for process in processes for turn in process["turns"]]
     wall = sum(turn["wall_s"] for turn in turns)
     others = [turn["others"] for turn in turns if turn["others"] is not None]
-    # of torch.compile the first round compiles, and later ones find what it has compiled
+    # torch's compiler works in the first round, and later ones find what it has compiled
     cold = [process["load_s"] for process in processes if process.get("cold")]
     warm = [process["load_s"] for process in processes if not process.get("cold")]
     return {

@@ -57,9 +57,9 @@ def test_a_load_that_compiled_is_told_apart() -> None:
     own = processes(0.01)
     assert estimates(own, 1)["cold_load_s"] is None
     own[0] |= {"cold": True, "load_s": 40.0}
-    own[1]["load_s"] = 0.75
+    own[1]["load_s"] = own[2]["load_s"] = 0.75
     found = estimates(own, 1)
-    assert (found["cold_load_s"], found["load_s"]) == (40.0, 0.5)
+    assert (found["cold_load_s"], found["load_s"]) == (40.0, 0.625)
     assert estimates(own[:1], 1)["load_s"] == 40.0  # nothing else is known
 
 

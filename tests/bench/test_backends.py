@@ -133,5 +133,5 @@ def test_every_backend_gives_its_number_with_two_threads(
         assert arm["parity"]["agreement"] == 1.0 or rounded
     # torch.compile compiles in the first round, and does not compile again
     compiled = found["compile"]["batches"]["1"]
-    assert compiled["cold_load_s"] > compiled["load_s"] > 10 * compiled["first_s"]
-    assert found["aot_inductor"]["batches"]["1"]["cold_load_s"] is None
+    assert compiled["cold_load_s"] > compiled["load_s"] > compiled["first_s"]
+    assert found["eager"]["batches"]["1"]["cold_load_s"] is None
