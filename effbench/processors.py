@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PROC = Path("/proc/self")
+CPUINFO = Path("/proc/cpuinfo")
 # The flags with which /proc/cpuinfo names sums of products of 8 bits without saturation: x86 (VNNI, AMX) and ARM.
 INT8_FLAGS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
 
@@ -54,7 +55,7 @@ def cores() -> int:
 def cpu_flags() -> set[str]:
     """Return the processor's features as /proc/cpuinfo names them; an empty set if the system does not tell."""
     try:
-        text = Path("/proc/cpuinfo").read_text(errors="replace")
+        text = CPUINFO.read_text(errors="replace")
     except OSError:
         return set()
     return {flag for line in text.splitlines() if line.startswith(("flags", "Features")) for flag in line.split()}

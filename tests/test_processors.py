@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from effbench import build, processors
+from effbench.bench.backends import has_bf16
 from effbench.config.compose import compose
-from effbench.processors import cores, cpu_quota, usable
+from effbench.processors import cores, cpu_flags, cpu_quota, has_int8_products, usable
 
 V1_MOUNT = "32 31 0:29 {root} {mount} rw,relatime - cgroup cgroup rw,cpu,cpuacct"
 V2_MOUNT = "33 31 0:30 {root} {mount} rw,nosuid - cgroup2 cgroup rw,nsdelegate"
@@ -124,3 +125,35 @@ def test_training_threads_default_to_the_available_processors(monkeypatch: pytes
     assert torch.get_num_threads() == 3
     build.device(compose(["device=cpu", "device.threads=5"]))
     assert torch.get_num_threads() == 5
+
+
+CPUINFOS = {
+    "Zen 3": "model name\t: AMD EPYC 7763\nflags\t\t: fpu sse2 avx2 fma\nbugs\t\t: spectre_v1\n",
+    "Ice Lake": "flags\t\t: fpu avx2 avx512f avx512_vnni\nvmx flags\t: vnmi avx512_bf16\n",
+    "Alder Lake": "flags\t\t: fpu avx2 avx_vnni\n",
+    "Cooper Lake": "flags\t\t: fpu avx512f avx512_vnni avx512_bf16\n",
+    "Sapphire Rapids": "flags\t\t: fpu avx512_bf16 amx_bf16 amx_tile amx_int8\n",
+    "Cortex-A72": "processor\t: 0\nFeatures\t: fp asimd evtstrm crc32\n",
+    "Neoverse V1": "processor\t: 0\nFeatures\t: fp asimd asimddp i8mm bf16\n",
+    "no flags": "processor\t: 0\n",
+}
+# processor -> (products of 8 bits without saturation, arithmetic in bfloat16, None: the system does not tell)
+ABLE = {
+    "Zen 3": (False, False), "Ice Lake": (True, False), "Alder Lake": (True, False), "Cooper Lake": (True, True),
+    "Sapphire Rapids": (True, True), "Cortex-A72": (False, False), "Neoverse V1": (True, True),
+    "no flags": (False, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CPUINFOS)
+def test_what_a_processor_can_is_read_from_cpuinfo(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "cpuinfo"
+    file.write_text(CPUINFOS[name])
+    monkeypatch.setattr(processors, "CPUINFO", file)
+    assert (has_int8_products(), has_bf16()) == ABLE[name]
+    assert "spectre_v1" not in cpu_flags()
+
+
+def test_a_system_without_cpuinfo_tells_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processors, "CPUINFO", tmp_path / "cpuinfo")
+    assert (cpu_flags(), has_int8_products(), has_bf16()) == (set(), False, None)

@@ -73,13 +73,38 @@ def judged(source: Source, reference: Tensor, got: Tensor) -> dict[str, Any]:
     Raises:
         EffbenchError: the outputs cannot be answers: another shape, or numbers that are not finite.
     """
-    judging, size = Judging(source.task), part_samples(reference.shape[1:])
+    known = reference if source.targets is None else source.targets
+    judging, size = Judging(source.task, known), part_samples(reference.shape[1:])
     if got.shape != reference.shape:
         raise EffbenchError(f"wrong answers: outputs {tuple(got.shape)}, the model's are {tuple(reference.shape)}")
     for start in range(0, len(reference), size):
         rows = slice(start, start + size)
         judging.add(reference[rows], got[rows], None if source.targets is None else source.targets[rows])
     return judging.facts()
+
+
+def count_alone(reference: Tensor, got: Tensor, alone: Tensor) -> None:
+    """Put the outputs for samples that ran alone into those of the batches, where they are further from the reference.
+
+    Args:
+        reference: outputs of the model, (N, ...).
+        got: outputs of a backend in batches, (N, ...), changed in place.
+        alone: its outputs for the first samples, each in a call of its own.
+
+    Raises:
+        EffbenchError: they have another shape than the model's.
+    """
+    count = len(alone)
+    expected = reference[:count]
+    if alone.shape != expected.shape:
+        raise EffbenchError(
+            f"wrong answers: outputs {tuple(alone.shape)} of single samples, the model's are {tuple(expected.shape)}"
+        )
+    if got.shape != reference.shape:
+        return  # `judged` says so
+    by_batch, by_one = ((each - expected).abs().reshape(count, -1).amax(1) for each in (got[:count], alone))
+    further = ~(by_one <= by_batch)  # also a NaN
+    got[:count][further] = alone[further]
 
 
 def finite(outputs: Tensor) -> Tensor:
@@ -97,10 +122,13 @@ class Judging:
 
     Args:
         task: that the outputs are of; None: only parity is told.
+        known: targets of all samples, or outputs for them where there are none, whose deviation tells how far a number
+            may move.
     """
 
-    def __init__(self, task: Task | None):
+    def __init__(self, task: Task | None, known: Tensor):
         self._task = task
+        self._same = None if task is None else task.same_answer_among(known)
         self._worst, self._largest = torch.zeros(()), torch.zeros(())
         self._samples = self._agreeing = self._right = self._lost = self._gained = 0
         self._sums: Tensor | None = None  # of the metrics
@@ -123,10 +151,10 @@ class Judging:
         self._worst = torch.maximum(self._worst, (got - reference).abs().max())
         self._largest = torch.maximum(self._largest, largest)
         self._samples += len(got)
-        if self._task is None:
+        if self._task is None or self._same is None:
             self._agreeing += int((got.argmax(-1) == reference.argmax(-1)).reshape(len(got), -1).all(1).sum())
             return
-        self._agreeing += int(self._task.same_answer(reference, got, TIE * float(largest)).sum())
+        self._agreeing += int(self._same(reference, got, TIE * float(largest)).sum())
         if targets is None:
             return
         sums = _tallied(self._task, targets, got)

@@ -60,6 +60,7 @@ class Backend:
         asked_for: measured only if the user names it, because its preparation takes minutes.
         extra: of effbench that has the libraries; '' for none.
         also: another kind of exported file it reads; '' for none.
+        compiles_late: at the first call with each batch size, which therefore counts as loading.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Backend:
     asked_for: bool = False
     extra: str = ""
     also: str = ""
+    compiles_late: bool = False
 
 
 def has_bf16() -> bool | None:
@@ -215,7 +217,7 @@ _EVERY = (
     Backend("torchscript", "torchscript", "the frozen TorchScript file", _torch, _load_torchscript),
     Backend("torch_export", "torch_export", "the module of the torch.export file", _torch, _load_torch_export),
     Backend("aot_inductor", "aot_inductor", "compiled ahead of time", _torch, _load_aot_inductor, asked_for=True),
-    Backend("compile", "module", "torch.compile", _torch, _load_compiled, asked_for=True),
+    Backend("compile", "module", "torch.compile", _torch, _load_compiled, asked_for=True, compiles_late=True),
     Backend("onnxruntime", "onnx", "ONNX Runtime in float32", _onnxruntime, _load_onnxruntime, _ORT, extra="onnx"),
     Backend(
         "openvino_f32", "onnx", "OpenVINO in float32", import_openvino, _F32, _OV, extra="openvino", also="openvino"

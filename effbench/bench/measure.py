@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 from effbench.bench.options import BenchOptions
 from effbench.bench.processes import ArmError, ArmProcess
@@ -49,8 +50,12 @@ class Arm:
     batches: Mapping[int, Path] = field(default_factory=dict)
 
 
-def answers_of(arm: Arm, samples: Path, size: int, folder: Path, threads: int) -> np.ndarray[Any, Any] | None:
-    """Return the outputs of an arm for samples, float32 (N, ...); None and a reason in `arm` where it fails.
+def answers_of(
+    arm: Arm, samples: Path, size: int, folder: Path, threads: int
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | None:
+    """Return the outputs of an arm for samples, float32 (N, ...), and for the first ones each in a call of its own.
+
+    None and a reason in `arm` where it fails.
 
     Args:
         arm: the arm.
@@ -61,8 +66,8 @@ def answers_of(arm: Arm, samples: Path, size: int, folder: Path, threads: int) -
     """
     import numpy as np
 
-    answers = folder / f"answers-{arm.name}.npy"
-    job = _job(arm, samples, threads, 1.0) | {"size": size, "answers": str(answers)}
+    files = {name: folder / f"{name}-{arm.name}.npy" for name in ("answers", "alone")}
+    job = _job(arm, samples, threads, 1.0) | {"size": size} | {name: str(file) for name, file in files.items()}
     try:
         process = ArmProcess(job, folder, threads)
         try:
@@ -72,9 +77,10 @@ def answers_of(arm: Arm, samples: Path, size: int, folder: Path, threads: int) -
     except ArmError as error:
         arm.failed = str(error)
         return None
-    outputs: np.ndarray[Any, Any] = np.load(answers)
-    answers.unlink()  # of a next-token model hundreds of MB, for each backend
-    return outputs
+    outputs, alone = (np.load(file) for file in files.values())
+    for file in files.values():
+        file.unlink()  # of a next-token model hundreds of MB, for each backend
+    return outputs, alone
 
 
 def measure(arms: list[Arm], batches: Mapping[int, Path], options: BenchOptions, folder: Path) -> None:
@@ -114,7 +120,7 @@ def _block(arms: list[Arm], size: int, batch: Path, number: int, options: BenchO
         running: list[tuple[Arm, ArmProcess, dict[str, Any]]] = []
         for arm in arms:
             # one loads after the other, so that the times to load are of a machine without the others' work
-            job = _job(arm, arm.batches.get(size, batch), options.threads, options.seconds / TURNS)
+            job = _job(arm, arm.batches.get(size, batch), options.threads, options.seconds / TURNS, f"batch-{size}")
             if (started := _tried(arm, partial(_started, job, folder, options.threads, stack))) is not None:
                 process, facts = started
                 running.append((arm, process, {"round": number, "batch_size": size, **facts, "turns": []}))
@@ -152,7 +158,18 @@ def _started(job: Mapping[str, Any], folder: Path, threads: int, stack: ExitStac
     return process, process.ask()
 
 
-def _job(arm: Arm, samples: Path, threads: int, turn_s: float) -> dict[str, Any]:
+def _job(arm: Arm, samples: Path, threads: int, turn_s: float, kernels: str = "answers") -> dict[str, Any]:
+    """Return what effbench.bench.worker reads.
+
+    Args:
+        arm: the arm.
+        samples: a .npy file.
+        threads: of the runtime.
+        turn_s: longest seconds of a turn.
+        kernels: what is compiled; processes of other purposes do not find it, so that the first round is without.
+    """
+    # the control has the same file, and finds what the first arm has compiled
+    own = f"{kernels}-{arm.backend}-{crc32(bytes(arm.file)):08x}"
     return {
         "backend": arm.backend,
         "file": str(arm.file),
@@ -161,4 +178,5 @@ def _job(arm: Arm, samples: Path, threads: int, turn_s: float) -> dict[str, Any]
         "turn_s": turn_s,
         "turns": TURNS,
         "answers": "",
+        "kernels": own,
     }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from effbench.bench.memory import check_attention, check_convolutions
 from effbench.bench.options import check_counts
 from effbench.cache_dir import expanded
 from effbench.config.arguments import check_list
@@ -37,7 +39,7 @@ def bench_train(
         rounds: processes.
         threads: of a process.
         output: folder of train.json and train.png; '' is RUN/bench, and none for overrides.
-        targets: the user's modules that a run's config may name.
+        targets: the user's modules that the config may name.
         config_dir: folder with the user's groups, for overrides.
 
     Returns:
@@ -52,7 +54,7 @@ def bench_train(
         raise ConfigError(f"steps must be at least {LEAST_STEPS}, of which 5 warm up; got {steps}.")
     place = run_in(words)
     folder = expanded(output) if output else None if place is None else place / "bench"
-    config = compose(words, config_dir) if place is None else None
+    config = compose(_allowing(words, targets), config_dir) if place is None else None
     if place is not None:
         _check_trained(place)
     from effbench.bench.record import taken, write_files
@@ -77,6 +79,11 @@ def run_in(words: Sequence[str]) -> Path | None:
     # overrides have an equals sign, and so may a folder's name
     one = len(words) == 1 and ("=" not in words[0] or expanded(words[0]).is_dir())
     return expanded(words[0]) if one else None
+
+
+def _allowing(words: Sequence[str], targets: Sequence[str]) -> list[str]:
+    """Return overrides that also allow the modules; of texts in quotes, as Hydra reads them."""
+    return [*words, *[f"allow_targets={json.dumps(list(targets))}"] * bool(targets)]
 
 
 def _check_trained(place: Path) -> None:
@@ -117,6 +124,8 @@ def bench_layers(
     counts = _counts(channels, "channels"), _counts(sizes, "sizes")
     COUNT.check(batch, "batch")
     cases = [{"channels": each, "size": size, "batch": batch} for size in counts[1] for each in counts[0]]
+    for case in cases:
+        check_convolutions(**case)
     return _pairs("layers", cases, rounds, threads, output)
 
 
@@ -137,7 +146,11 @@ def bench_attention(
     Raises:
         ConfigError: an option is wrong.
     """
+    from effbench.bench.primitives import HEAD_WIDTH, HEADS
+
     cases = [{"tokens": each} for each in _counts(tokens, "tokens")]
+    for case in cases:
+        check_attention(**case, width=HEADS * HEAD_WIDTH)
     return _pairs("attention", cases, rounds, threads, output)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from effbench.bench.backends import BACKENDS, DEFAULT
 from effbench.config.arguments import check_list
-from effbench.config.options import COUNT, NON_NEGATIVE, POSITIVE
+from effbench.config.options import COUNT, NON_NEGATIVE, POSITIVE, THREADS
 from effbench.errors import ConfigError, shown, unknown_name
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ LEAST_ROUNDS = 3  # of two, Student's interval is 12.7 standard errors wide to e
 
 def check_counts(rounds: object, threads: object) -> None:
     """Refuse numbers of rounds and threads that cannot be measured. Raises ConfigError."""
-    COUNT.check(threads, "threads")
+    THREADS.check(threads, "threads", remedy="More threads than cores are slower.")
     if COUNT.check(rounds, "rounds") < LEAST_ROUNDS:
         raise ConfigError(f"rounds must be at least {LEAST_ROUNDS}, for intervals over them; got {rounds}.")
 

@@ -15,12 +15,11 @@ from effbench.bench.answers import ANSWER_BATCH
 from effbench.bench.backends import BACKENDS, Backend
 from effbench.bench.low_precision import InBfloat16
 from effbench.bench.sources import Source
+from effbench.bench.worker import KERNELS
 from effbench.errors import EffbenchError, MissingExtraError, first_line
 from effbench.export.formats import FORMATS, export_bytes, require_libraries
 from effbench.export.interface import unfit_reason
 from effbench.export.portable import Portable
-
-_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
 
 @dataclass(frozen=True)
@@ -151,15 +150,15 @@ def _write_aot_inductor(source: Source, path: Path) -> None:
 @contextmanager
 def _own_cache(folder: Path) -> Iterator[None]:
     """Let the compiler keep its kernels in a folder of this measurement: a cache of the user's would only grow."""
-    before = os.environ.get(_CACHE)
-    os.environ[_CACHE] = str(folder)
+    before = os.environ.get(KERNELS)
+    os.environ[KERNELS] = str(folder)
     try:
         yield
     finally:  # a notebook goes on, and the folder does not
         if before is None:
-            del os.environ[_CACHE]
+            del os.environ[KERNELS]
         else:
-            os.environ[_CACHE] = before
+            os.environ[KERNELS] = before
 
 
 # suffix and writer of the kinds that are no format of `effbench export`

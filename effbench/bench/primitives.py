@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from effbench.bench.memory import naming_lack_of_memory
 from effbench.disturbance import OTHERS, calibration_s, drifted, others_share, reading
 from effbench.jobs.processes import called, relaying
 from effbench.stats import median, positive_interval
@@ -104,10 +105,12 @@ def timed_pairs(kind: str, cases: Sequence[Mapping[str, int]], number: int, thre
     order = list(enumerate(cases))
     with torch.inference_mode():
         for place, case in order if number % 2 == 0 else order[::-1]:
-            pair, ours, other = make(case)
+            named = " ".join(f"{key}={value}" for key, value in case.items())
+            with naming_lack_of_memory(f"mode={kind} {named}", "Measure smaller ones."):
+                pair, ours, other = make(case)
+                times[place] = _turns(ours, other, ours_first=number % 2 == 0)
             pairs[place] = {"case": dict(pair.case), "ours": dict(pair.ours), "other": dict(pair.other)}
             pairs[place]["formula"] = pair.formula
-            times[place] = _turns(ours, other, ours_first=number % 2 == 0)
     end = reading()
     others = others_share(begin, end) if begin and end else None
     return {"pairs": pairs, "times": times, "others": others, "drift": calibration_s() / before}

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
+from effbench.bench.worker import KERNELS
 from effbench.export.isolated import death
 
 _LIMIT_S = 1800.0  # for one answer: torch.compile takes minutes for a large model
@@ -44,7 +45,7 @@ class ArmProcess:
         count = str(threads)
         variables = {
             **os.environ, "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "OPENBLAS_NUM_THREADS": count,
-            "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
+            KERNELS: str(folder / "inductor" / job.get("kernels", "")),
         }  # fmt: skip
         self._process = subprocess.Popen(
             # -P: the current folder is not searched for modules; the job has the parent's own list
@@ -64,13 +65,17 @@ class ArmProcess:
         """Return the answer to a question; without one, the next answer.
 
         Raises:
-            ArmError: the arm failed, or its process died.
+            ArmError: the arm failed, or its process died or gave no answer in time. It is ended.
         """
-        if question:
-            self._send(question)
-        answer: dict[str, Any] = json.loads(self._line())
-        if "error" in answer:
-            raise ArmError(answer["error"])
+        try:
+            if question:
+                self._send(question)
+            answer: dict[str, Any] = json.loads(self._line())
+            if "error" in answer:
+                raise ArmError(answer["error"])
+        except ArmError:
+            self.close()  # it may still work, beside the turns of the others
+            raise
         return answer
 
     def close(self) -> None:

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 
 from effbench.bench.analysis import at_size, estimates, ratio
-from effbench.bench.answers import ANSWER_BATCH, finite, judged, reference_answers
+from effbench.bench.answers import ANSWER_BATCH, count_alone, finite, judged, reference_answers
 from effbench.bench.backends import BACKENDS, has_bf16
 from effbench.bench.measure import TURNS, Arm, answers_of, measure
+from effbench.bench.memory import check_batch, naming_lack_of_memory
 from effbench.bench.options import BenchOptions
 from effbench.bench.prepare import prepare
 from effbench.bench.scratch import save_array, scratch
@@ -85,8 +86,14 @@ def answering(source: Source, options: BenchOptions, folder: Path) -> tuple[dict
         source: what is measured.
         options: backends and threads.
         folder: for the files, which the arms read.
+
+    Raises:
+        ConfigError: a batch exceeds the memory.
     """
     chosen = [BACKENDS[name] for name in options.chosen]
+    # before files are written and compiled, which takes minutes; 1: the control
+    sample_bytes = source.samples[0].numel() * source.samples.element_size()
+    check_batch(options.sizes[-1], sample_bytes, len(chosen) + 1)
     log.info(f"writing the files of {counted(len(chosen), 'backend')}")
     prepared = prepare(source, chosen, folder, max(ANSWER_BATCH, *options.sizes))
     samples = save_array(folder / "samples.npy", source.samples)
@@ -104,13 +111,14 @@ def answering(source: Source, options: BenchOptions, folder: Path) -> tuple[dict
         log.info(f"comparing answers: {backend.name}")
         got = answers_of(arm, samples, ANSWER_BATCH, folder, options.threads)
         if got is not None:
-            tensor = torch.from_numpy(got)
+            outputs, alone = map(torch.from_numpy, got)
             try:
                 if reference is None:  # a file without its run
-                    reference, reference_name = finite(tensor), backend.name
+                    reference, reference_name = finite(outputs).clone(), backend.name
+                count_alone(reference, outputs, alone)
                 row |= {
                     "bytes": path.stat().st_size,
-                    **judged(source, reference, tensor),
+                    **judged(source, reference, outputs),
                     "compared_with": reference_name,
                 }
                 row["notes"] = list(arm.notes)
@@ -140,8 +148,9 @@ def batch_files(source: Source, options: BenchOptions, folder: Path) -> dict[int
     found = {}
     for size in options.sizes:
         repeats = -(-size // len(source.samples))
-        tiled = source.samples.repeat(repeats, *[1] * (source.samples.dim() - 1))
-        found[size] = save_array(folder / f"batch-{size}.npy", tiled[:size])
+        with naming_lack_of_memory(f"the inputs of a batch of {size}", "Lower batch_sizes."):
+            tiled = source.samples.repeat(repeats, *[1] * (source.samples.dim() - 1))
+            found[size] = save_array(folder / f"batch-{size}.npy", tiled[:size])
     return found
 
 

@@ -33,6 +33,11 @@ def print_record(record: Mapping[str, Any]) -> None:
     for arm in working:
         for note in arm.get("notes", ()):
             print_sentence(out, note, head=f"{arm['backend']}: ")
+    for arm in working:
+        for size, found in arm["batches"].items():
+            if (cold := found.get("cold_load_s")) is not None:
+                text = f"loading for batch {size} took {cold:.1f} s in the first round, which compiled"
+                print_sentence(out, f"{text}; later ones found the result", head=f"{arm['backend']}: ")
     for sentence in sentences(record):
         print_sentence(out, sentence)
 

@@ -55,6 +55,7 @@ Compare depthwise separable with standard convolutions, or local with dense atte
 formula beside the measurement. Files (JSON, SVG) are written with output=FOLDER."""
 
 _OWN = ("backends", "batch_sizes", "threads", "rounds", "seconds", "samples", "max_drop")  # of BenchOptions
+_TRAINED = {**dict.fromkeys(_OWN, ""), "checkpoint": "best", "output": "", "trust": "false", "allow_targets": "[]"}
 
 
 def main(words: Sequence[str]) -> int:
@@ -70,12 +71,21 @@ def main(words: Sequence[str]) -> int:
 
 
 def _inference(words: Sequence[str], arguments: Arguments) -> int:
-    if any(word.startswith(("model=", "recipe=")) for word in words):
+    if _names_model(words):
         record = _untrained(words, arguments.get("config_dir"))
     else:
         refuse_config_dir(arguments, "a run or a file")
         record = _trained(words)
     return _shown(record, arguments, "table")
+
+
+def _names_model(words: Sequence[str]) -> bool:
+    """Return True if the words name a model to be built, False if a run or a file."""
+    from effbench.bench.modes import run_in
+
+    # a folder's name may begin with model=, too: where it is all that is named
+    named = [word for word in words if word.partition("=")[0] not in _TRAINED and not word.startswith("data.")]
+    return run_in(named) is None and any(word.startswith(("model=", "recipe=")) for word in named)
 
 
 def _shown(record: Mapping[str, Any], arguments: Arguments, module: str) -> int:
@@ -179,7 +189,7 @@ def _trained(words: Sequence[str]) -> dict[str, Any]:
     from effbench.bench.bench import bench
     from effbench.run.load import targets_from
 
-    options = {**dict.fromkeys(_OWN, ""), "checkpoint": "best", "output": "", "trust": "false", "allow_targets": "[]"}
+    options = dict(_TRAINED)
     places, data = partition_words(words, options)
     if not places:
         raise ConfigError("what is to be measured? Give a run folder, an exported file or model=NAME.")

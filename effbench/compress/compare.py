@@ -82,7 +82,7 @@ def paired_test(source: Run, checkpoint: str, result: Run, which: str, most: int
     """
     name, split, same = tested_split(source, which, most)
     models = source.model(checkpoint), result.model("best")
-    own, changed = Judging(source.task), Judging(source.task)
+    own, changed = (Judging(source.task, split.labels) for _ in range(2))
     # in parts: all outputs of a next-token model may exceed the memory
     for rows in torch.arange(len(split)).split(part_samples(output_shape(source))):
         part = split.take(rows)

@@ -11,6 +11,8 @@ from effbench.errors import OptionError, shown
 
 Whole = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+MOST_THREADS = 1024  # torch crashes with far more, and OpenMP ends the process
+ThreadCount = Annotated[int, Field(ge=1, le=MOST_THREADS)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
@@ -77,6 +79,7 @@ class Rule(Generic[Number]):
 BOOL = Rule[bool](bool, "true or false")
 WHOLE = Rule[int](Whole, "a whole number >= 0")
 COUNT = Rule[int](Count, "a whole number >= 1")
+THREADS = Rule[int](ThreadCount, f"a whole number in [1, {MOST_THREADS}]")
 ODD = Rule[int](Annotated[Count, AfterValidator(_odd)], "odd and positive")
 FRACTION = Rule[float](Fraction, "in [0, 1]")
 FRACTION_BELOW_1 = Rule[float](Annotated[float, Field(ge=0, lt=1)], "in [0, 1)")

@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from effbench.config.options import Count, Fraction, NonNegative, Positive, Whole
+from effbench.config.options import Count, Fraction, NonNegative, Positive, ThreadCount, Whole
 from effbench.config.words import boolean_word
 from effbench.errors import shown
 from effbench.redaction import redact
@@ -150,7 +150,7 @@ class DataConfig(OpenSection):
 class DeviceConfig(Section):
     name: Literal["cpu", "cuda", "auto"]
     channels_last: bool | None
-    threads: Annotated[int, Field(ge=1, le=1024)] | None  # torch crashes with far more
+    threads: ThreadCount | None
     tf32: bool
 
 

@@ -50,16 +50,27 @@ def check_memory(num_bytes: int, *keys: str, more: str = "") -> None:
         keys: options of the data group that determine the size, the most likely cause first.
         more: another remedy, such as 'give fewer texts'; with the key `file` the only one.
     """
+    lower = [f"lower {' or '.join(f'data.{key}' for key in keys)}"] if keys != ("file",) else []
+    remedy = ", or ".join([*lower, *[more] * bool(more)])
+    check_fits(num_bytes, f"data.{keys[0]}: the samples", f"{remedy[0].upper()}{remedy[1:]}.")
+
+
+def check_fits(num_bytes: int, what: str, remedy: str) -> None:
+    """Refuse what is larger than the memory of this machine. Raises ConfigError.
+
+    Args:
+        num_bytes: that it takes.
+        what: begins the message, with the key.
+        remedy: last sentence of the message.
+    """
     # Without the check, torch refuses with its own words, or the system ends the process without any.
     with suppress(ValueError, AttributeError):  # not every system tells
         # all memory, not what is free now: that changes from one second to the next
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if num_bytes > memory:
-            lower = [f"lower {' or '.join(f'data.{key}' for key in keys)}"] if keys != ("file",) else []
-            remedy = ", or ".join([*lower, *[more] * bool(more)])
             raise ConfigError(
-                f"data.{keys[0]}: the samples would take {human_bytes(num_bytes)} of memory, and this machine has "
-                f"{human_bytes(memory)}. {remedy[0].upper()}{remedy[1:]}."
+                f"{what} would take {human_bytes(num_bytes)} of memory, and this machine has {human_bytes(memory)}. "
+                f"{remedy}"
             )
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from effbench.config.options import Count, Positive, Whole
+from effbench.config.options import Count, Positive, ThreadCount, Whole
 from effbench.config.schema import Section
 from effbench.config.study_files import assigned, content_of
 from effbench.errors import ConfigError, shown, unknown_name
@@ -41,7 +41,7 @@ class StudyKeys(Section):
     power: Annotated[float, Field(gt=0, lt=1)]
     # 1024: a typing mistake would otherwise fork until the machine stands still
     workers: Annotated[int, Field(ge=1, le=1024)]
-    threads: Annotated[int, Field(ge=1, le=1024)]
+    threads: ThreadCount
     storage: str | None
     folder: str | None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from effbench.data.splits import Splits
 from effbench.errors import ConfigError, DataError, shown
 from effbench.metrics import Metric
 from effbench.tasks.losses import Loss, MeanSquaredError, OfTorch
-from effbench.tasks.target_scale import Standardised, TargetScale
+from effbench.tasks.target_scale import Standardised, TargetScale, deviations, near
 from effbench.tasks.target_spread import TargetSpread
 from effbench.tasks.task import Task
 
@@ -150,10 +150,18 @@ class Regression(Task):
     def same_answer(self, expected: Tensor, got: Tensor, tie: float) -> Tensor:
         """Return True where outputs, as of `answers`, differ by less than a thousandth of the targets' deviation.
 
-        Without `standardise` for all: the export tolerance alone decides how far outputs may differ.
+        Without `standardise` for all: the export tolerance alone decides how far outputs may differ, and where a
+        measurement compares runtimes, `same_answer_among`.
         """
         del tie
         return self.scale.same(expected, got)
+
+    def same_answer_among(self, values: Tensor) -> Callable[[Tensor, Tensor, float], Tensor]:
+        """Return `same_answer`; where nothing is standardised, with the deviation of the values, (N, D) or (N,)."""
+        if self.scale.standardises:
+            return self.same_answer
+        std_D = deviations(values if values.dim() > 1 else values.unsqueeze(1)).float()
+        return lambda expected, got, tie: self.same_answer(expected, got, tie) & near(expected, got, std_D)
 
     def described(self, answers: Sequence[float], names: Sequence[str], top_k: int) -> dict[str, Any]:
         """Return {values: {name: value}}."""

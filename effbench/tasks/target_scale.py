@@ -13,6 +13,27 @@ MEAN, STD = "target_mean", "target_std"  # in the record
 _SAME = 1e-3  # standard deviations: two outputs that are so near mean the same
 
 
+def deviations(values: Tensor) -> Tensor:
+    """Return the standard deviation of each column of (N, D), float64; 1 where all values are equal."""
+    values = values.double()  # sums of float32 would lose digits over many rows
+    std = values.std(0, correction=0)
+    # of equal values the deviation may be a rounding error instead of 0
+    return torch.where(values.amin(0) == values.amax(0), 1.0, std)
+
+
+def near(expected: Tensor, got: Tensor, std_D: Tensor) -> Tensor:
+    """Return bool (N,): True where two rows (N, D) differ by less than a thousandth of the deviations.
+
+    Args:
+        expected: values.
+        got: values in the same unit.
+        std_D: standard deviation of each column.
+    """
+    # Where the mean is far larger than the deviation, float32 itself is coarser than _SAME.
+    rounding = 4 * torch.finfo(torch.float32).eps * expected.abs()
+    return ((got - expected).abs() <= _SAME * std_D + rounding).all(1)
+
+
 class TargetScale:
     """The model's outputs have the unit of the targets: nothing is converted."""
 
@@ -57,11 +78,7 @@ class Standardised(TargetScale):
     @classmethod
     def fit(cls, targets: Tensor) -> Standardised:
         """Return the scale of targets, float32 (N, D)."""
-        values = targets.double()  # sums of float32 would lose digits over many rows
-        std = values.std(0, correction=0)
-        # of equal values the deviation may be a rounding error instead of 0
-        constant = values.amin(0) == values.amax(0)
-        return cls(values.mean(0).tolist(), torch.where(constant, 1.0, std).tolist())
+        return cls(targets.double().mean(0).tolist(), deviations(targets).tolist())
 
     @classmethod
     def restored(cls, recorded: Mapping[str, Any], count: int) -> Standardised:
@@ -95,10 +112,7 @@ class Standardised(TargetScale):
         return self._on(like).std
 
     def same(self, expected: Tensor, got: Tensor) -> Tensor:
-        # Where the mean is far larger than the deviation, float32 itself is coarser than _SAME.
-        rounding = 4 * torch.finfo(torch.float32).eps * expected.abs()
-        module = self._on(expected)
-        return ((got - expected).abs() <= _SAME * module.std + rounding).all(1)
+        return near(expected, got, self._on(expected).std)
 
     def module(self) -> nn.Module:
         return Rescale(self.mean, self.std)  # a new one: an export moves and freezes it

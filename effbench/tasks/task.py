@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -245,6 +245,14 @@ class Task:
             tie: differences up to this are ignored.
         """
         raise NotImplementedError
+
+    def same_answer_among(self, values: Tensor) -> Callable[[Tensor, Tensor, float], Tensor]:
+        """Return `same_answer` for samples of which something is known: by default the method itself.
+
+        values: targets of the samples, or outputs for them where there are none, (N, ...).
+        """
+        del values
+        return self.same_answer
 
     def described(self, answers: Sequence[float], names: Sequence[str], top_k: int) -> dict[str, Any]:
         """Return the answer for one sample as a mapping for people.

@@ -53,6 +53,16 @@ def test_estimates_are_numpys_of_the_planted_times() -> None:
     assert found["peak_bytes"] == 10**8 + ROUNDS - 1
 
 
+def test_a_load_that_compiled_is_told_apart() -> None:
+    own = processes(0.01)
+    assert estimates(own, 1)["cold_load_s"] is None
+    own[0] |= {"cold": True, "load_s": 40.0}
+    own[1]["load_s"] = own[2]["load_s"] = 0.75
+    found = estimates(own, 1)
+    assert (found["cold_load_s"], found["load_s"]) == (40.0, 0.625)
+    assert estimates(own[:1], 1)["load_s"] == 40.0  # nothing else is known
+
+
 def test_a_percentile_needs_enough_calls_of_a_process() -> None:
     own = processes(0.01)
     for process in own:

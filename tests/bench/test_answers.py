@@ -20,8 +20,9 @@ from effbench.bench.sources import Source
 from effbench.errors import EffbenchError
 from effbench.metrics import Accuracy
 from effbench.tasks.classification import Classification
-from effbench.tasks.losses import CrossEntropy
+from effbench.tasks.losses import CrossEntropy, MeanSquaredError
 from effbench.tasks.next_token import NextToken
+from effbench.tasks.regression import Regression
 
 TARGETS = torch.tensor([0, 1, 2, 0])
 LOGITS = 4 * torch.eye(3)[TARGETS]  # all right
@@ -124,13 +125,36 @@ def test_large_outputs_are_of_fewer_samples_and_it_is_said(
     assert held == 1 or 4 * held * math.prod(shape) < 270e6  # bytes
 
 
+def given(outputs: dict[str, torch.Tensor], alone: dict[str, torch.Tensor] | None = None) -> Any:
+    """In the place of the processes: backend -> its outputs, and those of single samples, which are the same."""
+    single = {**outputs, **(alone or {})}
+    return lambda arm, *_: (outputs[arm.name].clone().numpy(), single[arm.name][:2].clone().numpy())
+
+
+def test_an_answer_that_is_wrong_alone_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Latency is measured at batch 1, for which torch.compile has another program."""
+    file = tmp_path / "model.onnx"
+    file.write_bytes(b"a file")
+    outputs = dict.fromkeys(["eager", "compile", "onnxruntime"], LOGITS)
+    monkeypatch.setattr(running, "prepare", lambda *_: Prepared(dict.fromkeys(outputs, file), {}))
+    alone = {"compile": LOGITS.flip(1), "onnxruntime": LOGITS[:, :2]}
+    monkeypatch.setattr(running, "answers_of", given(outputs, alone))
+    rows, arms = answering(source(), BenchOptions(backends=tuple(outputs)), tmp_path)
+    assert [arm.name for arm in arms] == ["eager", "compile"]
+    assert rows["onnxruntime"]["reason"] == "wrong answers: outputs (2, 2) of single samples, the model's are (2, 3)"
+    assert rows["eager"]["parity"]["agreement"] == 1.0
+    # of the first two samples, whose classes are 0 and 1, the flip moves the first
+    assert rows["compile"]["parity"]["agreement"] == 0.75
+    assert rows["compile"]["lost"]["estimate"] == pytest.approx(25.0)
+
+
 def test_a_lone_file_without_finite_outputs_is_no_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without its run, a file is compared with the first backend that answers."""
     file = tmp_path / "model.onnx"
     file.write_bytes(b"a file")
     outputs = {"onnxruntime": LOGITS * float("nan"), "openvino_f32": LOGITS, "openvino_bf16": LOGITS + 0.5}
     monkeypatch.setattr(running, "prepare", lambda *_: Prepared(dict.fromkeys(outputs, file), {}))
-    monkeypatch.setattr(running, "answers_of", lambda arm, *_: outputs[arm.name].numpy())
+    monkeypatch.setattr(running, "answers_of", given(outputs))
     options = BenchOptions(backends=tuple(outputs))
     rows, arms = answering(Source({}, torch.zeros(4, 2), "row", files={"onnx": file}), options, tmp_path)
     assert [arm.name for arm in arms] == ["openvino_f32", "openvino_bf16"]
@@ -153,3 +177,26 @@ def test_backends_that_all_crash_while_timed_are_an_error(tmp_path: Path, monkey
         monkeypatch.setattr(running, name, value)
     with pytest.raises(EffbenchError, match="no backend works for this model: eager: its process ended with signal"):
         bench_source(source(), BenchOptions(backends=["eager"]))
+
+
+HEIGHTS_N1 = torch.tensor([[150.0], [160.0], [170.0], [180.0]])  # their deviation is 11.2
+
+
+@pytest.mark.parametrize("standardise", [False, "auto"])  # auto: of an exported file, whose outputs are in the unit
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize(("moved", "same"), [(0.005, 1.0), (0.02, 0.75)])
+def test_a_number_that_moves_by_its_deviation_is_lost(
+    moved: float, same: float, known: bool, standardise: bool | str
+) -> None:
+    """Also where training did not standardise: then by the targets that are measured, or else by the outputs."""
+    task = Regression(MeanSquaredError(), [], 1, standardise)
+    own = Source({}, torch.zeros(4, 2), "row", targets=HEIGHTS_N1 if known else None, split="val", task=task)
+    reference = HEIGHTS_N1 + 0.5
+    got = reference.clone()
+    got[2] += moved
+    found = judged(own, reference, got)
+    assert found["parity"]["agreement"] == same
+    if known:
+        assert (found["lost_of"], found["lost"]["estimate"]) == ("answers", pytest.approx(100 * (1 - same)))
+    else:
+        assert found["lost"] is None

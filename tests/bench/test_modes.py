@@ -17,6 +17,7 @@ from effbench.bench import primitives, step_split, training
 from effbench.bench.primitives import bench_pairs
 from effbench.config.compose import compose, parse
 from effbench.config.schema import Config
+from effbench.errors import EffbenchError
 from effbench.training.timers import Clocks
 
 
@@ -97,6 +98,22 @@ def measured_config(monkeypatch: pytest.MonkeyPatch, *words: str) -> Config:
     with pytest.raises(BegunError) as begun:
         training.bench_training(compose(words), steps=45)
     return parse(begun.value.args[0])
+
+
+def test_overrides_may_name_a_module_of_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With a group of the user's, whose model is in that module."""
+    (tmp_path / "conf" / "model").mkdir(parents=True)
+    (tmp_path / "conf" / "model" / "own.yaml").write_text("defaults: [_base, _self_]\n_target_: mylab.own_model\n")
+    seen: list[Config] = []
+
+    def stopped(config: Config, *_: Any) -> None:
+        seen.append(config)
+        raise EffbenchError("enough")
+
+    monkeypatch.setattr(training, "bench_training", stopped)
+    words = ["bench", "mode=train", "allow_targets=[mylab,mylab.nets]", "model=own", "--config-dir", "conf"]
+    assert cli.main(words) == 1
+    assert [config.allow_targets for config in seen] == [["mylab", "mylab.nets"]]
 
 
 @pytest.mark.parametrize("logger", ["wandb", "mlflow"])

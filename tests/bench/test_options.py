@@ -21,6 +21,8 @@ from effbench.errors import ConfigError
         ({"batch_sizes": []}, "batch_sizes must hold"),
         ({"batch_sizes": [0]}, "batch_sizes must be a whole number >= 1; got 0"),
         ({"threads": 0}, "threads must be"),
+        ({"threads": 1025}, "threads must be a whole number in [1, 1024]; got 1025"),
+        ({"threads": 3_000_000_000}, "threads must be a whole number in [1, 1024]"),
         ({"rounds": 2}, "rounds must be at least 3"),
         ({"seconds": 0.0}, "seconds must be a number > 0"),
         ({"samples": 0}, "samples must be"),

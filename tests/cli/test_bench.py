@@ -251,13 +251,29 @@ def test_an_interrupted_measurement_leaves_the_earlier_result(
         (["nowhere", "round=3"], "option of bench 'round' is not one of"),
         (["model=mlp", "checkpoint=last"], "checkpoint is of a run"),
         (["model=mlpp"], "mlp"),
-        (["nowhere", "threads=two"], "threads must be a whole number >= 1; got 'two'"),
+        (["nowhere", "threads=two"], "threads must be a whole number in [1, 1024]; got 'two'"),
         (["nowhere", "backends=onnx"], "backend 'onnx' is not one of"),
     ],
 )
 def test_a_mistake_is_named_before_anything_is_measured(words: list[str], text: str, capsys: Any) -> None:
     assert cli.main(["bench", *words]) == 2
     assert text in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["model=mlp", "recipe=mine"])
+def test_a_run_whose_name_begins_as_an_override_is_a_run(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a sweep names its jobs."""
+    given: list[Any] = []
+    monkeypatch.setattr("effbench.bench.bench.bench", lambda target, *_, **__: given.append(target) or {})
+    monkeypatch.setattr("effbench.bench.bench.bench_untrained", lambda words, *_: given.append(words) or {})
+    (tmp_path / name).mkdir()
+    assert cli.main(["bench", name, "rounds=3", "data.root=elsewhere", "--json"]) == 0
+    assert given == [name]
+    # beside other overrides it is one
+    assert cli.main(["bench", name, "optimizer=adamw", "rounds=3", "--json"]) == 0
+    assert given == [name, [name, "optimizer=adamw"]]
 
 
 # --- processes

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from effbench.processors import has_int8_products
-
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
+from effbench.compress import onnx_int8  # noqa: E402
 from effbench.compress.onnx_int8 import OnnxInt8, has_attention  # noqa: E402
 
 pytestmark = pytest.mark.slow  # the quantizer starts sessions of ONNX Runtime
@@ -47,18 +46,22 @@ def integers(content: bytes) -> dict[str, np.ndarray[Any, Any]]:
     return {name: array for name, array in found.items() if array.dtype == np.int8 and array.ndim == 2}
 
 
-def test_weights_are_rounded_to_a_scale_for_each_column(tmp_path: Path) -> None:
+@pytest.mark.parametrize("products", [True, False])
+def test_weights_are_rounded_to_a_scale_for_each_column(
+    products: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_int8, "has_int8_products", lambda: products)
     file, weights = graph_file(tmp_path / "f.onnx")
     content = OnnxInt8(file, tmp_path, torch.randn(32, 8)).content()
     # symmetric; 7 bits on processors whose products of 8 bits saturate
-    most = 127 if has_int8_products() else 64
+    most = 127 if products else 64
     found = integers(content)
     assert len(found) == 2
     for number, weight in enumerate(weights):
         [got] = [array for name, array in found.items() if name.startswith(f"w{number}")]
         scale = np.abs(weight).max(axis=0) / most
         assert np.abs(got - weight / scale).max() <= 0.51 + 1.0 * (most == 64)
-        assert np.abs(got).max() <= most
+        assert 0.9 * most <= np.abs(got).max() <= most
 
 
 def test_layers_named_as_floating_keep_their_weights(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
+from effbench.compress import openvino_int8
 from effbench.compress.mixed import Judged
 from effbench.compress.openvino_int8 import OpenvinoInt8
 from effbench.export.interface import Forward
@@ -86,3 +87,24 @@ def test_a_bound_that_no_8_bits_hold_gives_no_float_file(tmp_path: Path) -> None
     mixed, content = OpenvinoInt8(file, SAMPLES, attention=False).within_bound(Judging(weights, any_is_one=True), 0.5)
     assert (mixed.drop, mixed.floating) == (1.0, ())
     assert by_hand(content)[1] == {"i8"}
+
+
+def largest(content: bytes) -> int:
+    """Magnitude of the largest weight of 8 bits."""
+    graph, weights = members_of(content)
+    found = [
+        np.abs(node.get_data().astype(int)).max()
+        for node in import_openvino().Core().read_model(model=graph, weights=weights).get_ops()
+        if node.get_type_name() == "Constant" and node.get_element_type().get_type_name() == "i8"
+    ]
+    return int(max(found))
+
+
+@pytest.mark.parametrize("products", [True, False])
+def test_weights_have_7_bits_where_products_saturate(
+    products: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openvino_int8, "has_int8_products", lambda: products)
+    file, _ = graph_file(tmp_path / "f.onnx")
+    content = OpenvinoInt8(file, SAMPLES, attention=False).content()
+    assert largest(content) in (range(120, 129) if products else range(57, 65))
