@@ -39,6 +39,21 @@ def around(value: float) -> dict[str, Any]:
     return {"estimate": value, **{end: part * value for end, part in SPREAD.items()}, "n": 3}
 
 
+def speed(part: float) -> dict[str, Any]:
+    """What is measured of a compression that leaves this part of the latency and of the file."""
+    arm = {"backend": "onnxruntime", "bytes": 100, "batches": {"1": {"latency_s": {"p50": around(1.0)}}}, **ARM}
+    eager = {**arm, "backend": "eager", "bytes": 1}  # of a pickled module, which no user gets
+    before, after = (
+        [{**each, "side": side, "bytes": each["bytes"] * left} for each in (arm, eager)]
+        for side, left in (("before", 1), ("after", part))
+    )
+    return {
+        "arms": [*before, *after], "batch_sizes": [1], "margin": ABOUT.get("margin", 0.0),
+        "fastest": {"before": "onnxruntime", "after": ABOUT.get("fastest", "onnxruntime")},
+        "fastest_ratio": around(part), "doubts": ["the clock changed"],
+    }  # fmt: skip
+
+
 class Source:
     """A run that nothing is read from."""
 
@@ -65,24 +80,12 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
         if key in FAILING:
             (folder / "half").touch()
             raise FAILING[key]
-        p50 = around(1.0)
-        arm = {"backend": "onnxruntime", "bytes": 100, "batches": {"1": {"latency_s": {"p50": p50}}}, **ARM}
-        eager = {**arm, "backend": "eager", "bytes": 1}  # of a pickled module, which no user gets
         record = {
             "method": options.method, "options": {}, "details": {}, "source": {"run": "?"},
             "validation": {"drop": lost, **LEAST_DROPS.get(key, {}), "of": "points of accuracy"},
             "after": {"metrics": {}, "accuracy": None, "parameters": 1, "macs": 1},
             "test": {"split": "test", "lost": None, "lost_of": None},
-            "speed": {
-                "arms": [
-                    *({**each, "side": "before"} for each in (arm, eager)),
-                    *({**each, "side": "after", "bytes": each["bytes"] * part} for each in (arm, eager)),
-                ],
-                "batch_sizes": [1], "margin": ABOUT.get("margin", 0.0),
-                "fastest": {"before": "onnxruntime", "after": ABOUT.get("fastest", "onnxruntime")},
-                "fastest_ratio": around(part),
-                "doubts": ["the clock changed"],
-            },
+            "speed": speed(part),
         }  # fmt: skip
         if options.method == "quantize":
             record["file"] = "small.onnx"
