@@ -30,10 +30,10 @@ test samples, with the interval of what is lost; parameters, MACs and file size;
 
 quantize: weights and activations in 8 bits, in an ONNX file (extra effbench[onnx]) or an OpenVINO file
 (effbench[compress]). scheme=static takes the activations' ranges from `calibration` training samples (auto: the fewest
-of 8, 32, 128, 512 that hold the bound), dynamic from each input; scheme=auto takes dynamic for texts and for models
-with attention; scheme=bf16 only stores weights in 16 bits. If more than `max_drop` points of validation accuracy are
-lost (without accuracy: percent of the loss), the layers that move outputs most stay in float32, as few as hold it; exit
-code 3 if none does.
+of 8, 32, 128, 512 that hold the bound), dynamic from each input, for ONNX Runtime only; scheme=auto takes dynamic for
+texts and for models with attention if backend=onnxruntime, else static; scheme=bf16 only stores weights in 16 bits. If
+more than `max_drop` points of validation accuracy are lost (without accuracy: percent of the loss), the layers that
+move outputs most stay in float32, as few as hold it; exit code 3 if none does.
 
 structured: removes `ratio` of each layer's channels with all that depends on them, of a transformer the hidden units of
 its feed-forward blocks (extra effbench[compress]); the number kept is a multiple of `round_to`. unstructured: sets the
@@ -45,10 +45,11 @@ sweep: a run a ratio in RUN-METHOD-sweep, with tradeoff.json, .csv and .svg: acc
 that fails is named, the others are kept, and the exit code is 1.
 
 target: tries 8 bits for both runtimes, then structured pruning by more and more, with and without 8 bits, until the
-latency (fastest backend) or the size (smallest file) is reached at a loss of at most `max_drop` points of validation
-accuracy; after `minutes` no candidate is begun. latency/4 and size/4 are a quarter of what RUN has. Each candidate is
-measured with rounds=3 seconds=0.5. Writes the best in RUN-target; if it does not reach the target, it is the nearest,
-and the exit code is 3. If RUN itself reaches '2 ms' or '1 MB', it is named with its backend, and nothing is written.
+latency (fastest backend) or the size (smallest exported file) is reached at a loss of at most `max_drop` points of
+validation accuracy with the backend that is named; after `minutes` no candidate is begun. latency/4 and size/4 are a
+quarter of what RUN has. Each candidate is measured with rounds=3 seconds=0.5. Writes the best in RUN-target, its file
+in export/; if it does not reach the target, it is the nearest, and the exit code is 3. If RUN itself reaches '2 ms' or
+'1 MB', it is named with its backend, and nothing is written.
 
 After Ctrl-C or a kill, the same command goes on with the ratios or candidates that were finished."""
 

@@ -19,7 +19,7 @@ from effbench.report.compression import compressed_file
 if TYPE_CHECKING:
     from torch import nn
 
-    from effbench.bench.options import BenchOptions
+    from effbench.compress.options import CompressOptions
     from effbench.run.run import Run
 
 log = logging.getLogger(__name__)
@@ -40,25 +40,25 @@ class Comparison:
     summary: Mapping[str, Any]
 
 
-def compare(source: Run, checkpoint: str, result: Run, options: BenchOptions) -> Comparison:
+def compare(source: Run, result: Run, options: CompressOptions) -> Comparison:
     """Measure both on the same test samples, and in turns on this machine.
 
     Args:
         source: the run before.
-        checkpoint: name of its checkpoint.
         result: the run after.
-        options: how latency is measured.
+        options: the checkpoint of the run, and how latency is measured.
 
     Raises:
         EffbenchError: the result gives no answers.
     """
+    checkpoint = options.checkpoint
     tested = paired_test(source, checkpoint, result, "test", MOST)
     costs = {"before": _costs(source, source.model(checkpoint)), "after": _result_costs(source, result)}
-    speed = speeds(source, checkpoint, result, options)
-    judge = Judge(source, checkpoint)
+    # by which candidates are chosen: the test split only tells the result
+    validation = _validated(source, checkpoint, result)
+    speed = speeds(source, checkpoint, result, options.bench, validation, options.bounded)
     facts = {
-        # by which candidates are chosen: the test split only tells the result
-        "validation": judge.facts(judge.outputs(result)),
+        "validation": validation,
         "test": {key: tested[key] for key in ("split", "samples", "same_data", "lost", "lost_of", "parity")},
         **{side: {**costs[side], "metrics": tested[side], "accuracy": tested[f"{side}_accuracy"]} for side in costs},
         "speed": speed,
@@ -68,6 +68,12 @@ def compare(source: Run, checkpoint: str, result: Run, options: BenchOptions) ->
     # metrics under the name of the split that they are of
     metrics = {f"{tested['split']}/{name}": value for name, value in tested["after"].items()}
     return Comparison(facts, {"metrics": metrics, "model": model})
+
+
+def _validated(source: Run, checkpoint: str, result: Run) -> dict[str, Any]:
+    # the judge holds all outputs of the run, which are of no use while the latency is measured
+    judge = Judge(source, checkpoint)
+    return judge.facts(judge.outputs(result))
 
 
 def paired_test(source: Run, checkpoint: str, result: Run, which: str, most: int) -> dict[str, Any]:

@@ -94,6 +94,20 @@ def both(first: Mapping[str, Any], second: Mapping[str, Any]) -> float:
     return risen(first["loss_before"], second["loss_after"])
 
 
+def with_more(found: Mapping[str, Any], more: float) -> dict[str, Any]:
+    """Return `Judge.facts` of a result together with what a backend loses beside that.
+
+    Args:
+        found: `Judge.facts`.
+        more: in the unit of the drop.
+    """
+    if found["of"] == POINTS:
+        return {**found, "drop": float(found["drop"]) + more}
+    after = float(found["loss_after"])
+    after = after + more / 100 * abs(after) if math.isfinite(more) else math.inf
+    return {**found, "loss_after": after, "drop": risen(float(found["loss_before"]), after)}
+
+
 def left(first: Mapping[str, Any], bound: float) -> float:
     """Return what a second compression may lose, so that both lose at most the bound.
 

@@ -13,8 +13,9 @@ from effbench.bench.run import answering, bench_source, thread_count
 from effbench.bench.scratch import scratch
 from effbench.bench.sources import Source, source_of
 from effbench.compress.mixed import within
+from effbench.compress.options import has_file
 from effbench.compress.target import SearchOptions
-from effbench.errors import EffbenchError, first_line
+from effbench.errors import EffbenchError, MissingExtraError, first_line
 from effbench.report.deployment import SINGLE_STREAM
 from effbench.run.run import Run
 
@@ -36,9 +37,11 @@ def reached_already(source: Run, options: SearchOptions) -> dict[str, Any] | Non
         return None
     log.info("measuring the run itself, without compression")
     bench = replace(options.measured, max_drop=options.max_drop)
+    itself = source_of(source, options.checkpoint, bench.samples)
     try:
-        itself = source_of(source, options.checkpoint, bench.samples)
         found = _fastest(bench_source(itself, bench)) if target.latency else _smallest(itself, bench)
+    except MissingExtraError:
+        raise
     except EffbenchError as error:  # a compressed model may run nevertheless
         log.info(f"the run itself cannot be measured: {first_line(error)}")
         return None
@@ -56,19 +59,24 @@ def _fastest(record: Mapping[str, Any]) -> dict[str, Any] | None:
     [arm] = [each for each in record["arms"] if each["backend"] == named["best"]]
     p50, margin = arm["batches"]["1"]["latency_s"]["p50"], 1 + record["margin"]
     ends = {"value_low": p50["low"] / margin, "value_high": p50["high"] * margin}
-    return {"backend": arm["backend"], "value": p50["estimate"], **ends}
+    return {**_named(arm), "value": p50["estimate"], **ends}
 
 
 def _smallest(itself: Source, bench: BenchOptions) -> dict[str, Any] | None:
-    """Return the backend with the smallest file and its bytes; None if none keeps the accuracy."""
+    """Return the backend with the smallest file that can be exported; None if none keeps the accuracy."""
     with scratch() as folder, thread_count(bench.threads):
         rows, _ = answering(itself, bench, folder)
-    sizes = {
-        name: row["bytes"]
-        for name, row in rows.items()
-        if row["status"] == "ok" and (row["lost"] is None or within(row["lost"]["estimate"], bench.max_drop))
-    }
-    if not sizes:
+    kept = [row for name, row in rows.items() if has_file(name) and _keeps(row, bench.max_drop)]
+    if not kept:
         return None
-    backend = min(sizes, key=lambda name: sizes[name])
-    return {"backend": backend, **dict.fromkeys(("value", "value_low", "value_high"), sizes[backend])}
+    least = min(kept, key=lambda row: int(row["bytes"]))
+    return {**_named(least), **dict.fromkeys(("value", "value_low", "value_high"), least["bytes"])}
+
+
+def _keeps(row: Mapping[str, Any], max_drop: float) -> bool:
+    return row["status"] == "ok" and (row["lost"] is None or within(row["lost"]["estimate"], max_drop))
+
+
+def _named(arm: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the backend with what is lost with it, which proves that it keeps the bound."""
+    return {"backend": arm["backend"], "backend_lost": arm["lost"], "backend_lost_of": arm.get("lost_of")}

@@ -142,12 +142,16 @@ def _floating(graph: Any) -> tuple[str, ...]:
     )
 
 
-def _constant(node: Any) -> Any:
+def _constant(layer: Any) -> Any:
     """Return the constant that the second input is computed from; None if it is an activation."""
-    # the integers come first: their scale is a constant too
-    while node.get_type_name() != "Constant":
-        sides = node.input_values()
-        if not sides:
+    pending, found = [layer.input_value(1).get_node()], None
+    while pending:
+        node = pending.pop()
+        sides = [side.get_node() for side in node.input_values()]
+        if node.get_type_name() == "Constant":
+            # the integers come first: their scale is a constant too
+            found = node if found is None else found
+        elif not sides or node.get_type_name() in _WEIGHTED:  # an input of the graph, or outputs of another layer
             return None
-        node = (sides[1] if node.get_type_name() in _WEIGHTED else sides[0]).get_node()
-    return node
+        pending += reversed(sides)
+    return found

@@ -10,6 +10,7 @@ from effbench.bench.backends import BACKENDS
 from effbench.bench.options import BenchOptions, bench_options
 from effbench.config.options import BOOL, COUNT, FRACTION_BETWEEN, NON_NEGATIVE, POSITIVE, WHOLE
 from effbench.errors import ConfigError, shown, unknown_name
+from effbench.export.formats import FORMATS
 
 ELSEWHERE = "output=FOLDER"  # the remedy in messages about the folder
 SCHEMES = ("auto", "static", "dynamic", "bf16")
@@ -25,7 +26,8 @@ class QuantizeOptions:
 
     Attributes:
         scheme: 'static' (ranges of the activations from calibration samples) or 'dynamic' (from each input, at run
-            time); 'auto' chooses one of the two by the model's input and layers. 'bf16': only weights, in 16 bits.
+            time, for ONNX Runtime only); 'auto' chooses one of the two by the model's input and layers, for OpenVINO
+            always 'static'. 'bf16': only weights, in 16 bits.
         backend: the runtime that the file is made for.
         calibration: training samples from which 'static' takes ranges, 128 if it is not set; 'auto': the fewest of
             CALIBRATIONS with which all layers in 8 bits hold max_drop. Other schemes take none.
@@ -151,6 +153,7 @@ class CompressOptions:
         own: options of the method; None: its defaults.
         checkpoint: of the run: 'best', 'last' or the name of a checkpoint.
         bench: how before and after are measured.
+        bounded: of a search: a backend with which more than bench.max_drop is lost in all is not named the fastest.
 
     Raises:
         ConfigError: an option is unknown or out of range.
@@ -160,6 +163,7 @@ class CompressOptions:
     own: MethodOptions | None = None
     checkpoint: str = "best"
     bench: BenchOptions = field(default_factory=measuring)
+    bounded: bool = False
 
     def __post_init__(self) -> None:
         _one_of("method", self.method, tuple(METHOD_OPTIONS))
@@ -184,6 +188,11 @@ _READERS = {
 def readers(runtime: str, bench: BenchOptions) -> list[str]:
     """Return the backends to be measured that read a quantized file. runtime: of RUNTIMES, for which it is made."""
     return [name for name in bench.chosen if name in _READERS[runtime]]
+
+
+def has_file(backend: str) -> bool:
+    """Return whether a backend reads a file that `effbench export` writes, and not a module in torch's own memory."""
+    return BACKENDS[backend].file in FORMATS
 
 
 Own = TypeVar("Own", QuantizeOptions, StructuredOptions, UnstructuredOptions)

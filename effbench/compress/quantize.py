@@ -37,6 +37,7 @@ from effbench.export.files import publish_file
 from effbench.export.formats import FORMATS, load_exported, loaded
 from effbench.export.onnx_files import require_onnx
 from effbench.export.openvino_files import openvino_archive, require_openvino
+from effbench.processors import has_int8_products
 from effbench.records import naming_disk_faults
 from effbench.report.compression import FILES
 from effbench.run.compared import compared_samples
@@ -95,6 +96,7 @@ def quantize(source: Run, options: CompressOptions, folder: Path) -> Result:
     bits = "bf16" if made.scheme == "bf16" else f"{made.scheme}-int8"
     target = folder / FILES / f"{stem}-{bits}{FORMATS[kind].suffix}"
     about = {"scheme": made.scheme, **made.mixed.facts(), "calibration": made.calibration}
+    about["weight_bits"] = 16 if made.scheme == "bf16" else 8 if has_int8_products() else 7
     about["calibrations"] = {str(count): drop for count, drop in made.tried.items()}
     _publish(
         source,
@@ -265,6 +267,8 @@ def _calibrated(
     tried: dict[int, float] = {}
     for wanted in CALIBRATIONS if own.calibration == AUTO else (_samples(own),):
         samples = calibration_samples(source, wanted)
+        if len(samples) in tried:
+            break  # the run has no more
         made = quantizer(samples)
         if own.calibration != AUTO:
             break

@@ -55,7 +55,7 @@ def compress_loaded(source: Run, options: CompressOptions, folder: Path, final: 
     # before the comparison: the result is loaded as any run is, by its folder
     write_compression(folder, record)
     write_summary(folder, _summary(source, result))
-    found = compare(source, options.checkpoint, loaded_result(folder, source), options.bench)
+    found = compare(source, loaded_result(folder, source), options)
     summary = _summary(source, result)
     # those of fine-tuning come first: its test reads all samples of the split
     metrics = {**found.summary["metrics"], **summary["metrics"]}

@@ -5,11 +5,8 @@ Those that change least come first. They are chosen by validation samples; the t
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import os
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -17,49 +14,26 @@ from pathlib import Path
 from typing import Any
 
 from effbench.bench.options import BenchOptions
+from effbench.compress.arms import file_arm
 from effbench.compress.compare import MOST, paired_test
-from effbench.compress.drop import both, left
+from effbench.compress.drop import both, left, tested_split, with_more
 from effbench.compress.itself import reached_already
-from effbench.compress.making import PLAN, empty, making
+from effbench.compress.making import empty, making
 from effbench.compress.mixed import within
 from effbench.compress.options import RUNTIMES, CompressOptions, QuantizeOptions, StructuredOptions, readers
-from effbench.compress.record import plan_of, write_compression
+from effbench.compress.record import plan_of
 from effbench.compress.run import loaded_result
 from effbench.compress.target import SearchOptions, Target
-from effbench.compress.trial import FAULTS, Trial, bytes_of, latency_of, tried
-from effbench.errors import ThresholdError, first_line
-from effbench.export.files import record_path
-from effbench.records import write_text
+from effbench.compress.trial import FAULTS, bytes_of, fastest_arm, latency_of, tried
+from effbench.compress.winner import Candidate, keep, written_file
+from effbench.errors import EffbenchError, ThresholdError, first_line
 from effbench.report.before_after import value_text
-from effbench.report.compression import FILES, NAME, PRUNED
 from effbench.run.run import Run
 from effbench.stats import Interval
 
 log = logging.getLogger(__name__)
 
 RATIOS = (0.25, 0.5, 0.75, 0.875)  # of structured pruning, tried in this order until too much is lost
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A trial with what it costs beside the run itself, also if it was made in two steps.
-
-    Attributes:
-        trial: the last step.
-        pruned: the step before it; None for one step.
-        interval: seconds, bytes, or for a relative target the part of what the run has.
-        drop: what is lost on validation samples.
-    """
-
-    trial: Trial
-    pruned: Trial | None
-    interval: Interval
-    drop: float
-
-    @property
-    def value(self) -> float:
-        """The estimate."""
-        return self.interval.estimate
 
 
 @dataclass
@@ -71,6 +45,7 @@ class _Search:
     begun: float = field(default_factory=time.monotonic)
     candidates: list[Candidate] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
+    faults: list[BaseException] = field(default_factory=list)
 
     def run(self) -> None:
         """Try candidates until one holds, or the time is over."""
@@ -79,13 +54,12 @@ class _Search:
             if self.rows and self._over():
                 return
             own = QuantizeOptions(backend=backend, max_drop=self.options.max_drop)
-            self._try(CompressOptions("quantize", own, self.options.checkpoint, self._bench), f"int8-{backend}")
+            self._try(self._bounded(own, self.options.checkpoint), f"int8-{backend}")
         for ratio in RATIOS:
             if self.rows and self._over():
                 return
             pruning = StructuredOptions(ratio=ratio, epochs=self.options.epochs)
-            options = CompressOptions("structured", pruning, self.options.checkpoint, self._bench)
-            pruned = self._try(options, f"structured-{ratio:g}")
+            pruned = self._try(self._bounded(pruning, self.options.checkpoint), f"structured-{ratio:g}")
             if pruned is None:
                 continue  # rounding may keep every channel at a small ratio
             if not within(_least_drop(pruned), self.options.max_drop):
@@ -99,6 +73,20 @@ class _Search:
         held = [each for each in self.candidates if within(each.drop, self.options.max_drop)]
         return min(held, key=lambda each: each.value, default=None)
 
+    def raise_fault(self) -> None:
+        """Raise the first candidate's error if none could be made, for other reasons than a loss."""
+        too_much = any(isinstance(each, ThresholdError) for each in self.faults)
+        if self.faults and len(self.faults) == len(self.rows) and not too_much:
+            first = self.faults[0]
+            if isinstance(first, EffbenchError):
+                raise first
+            raise EffbenchError(f"no candidate could be made. Tried: {self.reasons}.") from first
+
+    @property
+    def reasons(self) -> str:
+        """Why each candidate is not the result."""
+        return "; ".join(_reason(row) for row in self.rows)
+
     def holds(self, value: float) -> bool:
         return value <= self.options.target.most
 
@@ -110,6 +98,13 @@ class _Search:
     @property
     def _bench(self) -> BenchOptions:
         return self.options.measured
+
+    def _bounded(self, own: QuantizeOptions | StructuredOptions, checkpoint: str) -> CompressOptions:
+        """Return the options of one candidate; what it may lose bounds also the backends that it is measured with."""
+        method, most = "structured", self.options.max_drop
+        if isinstance(own, QuantizeOptions):
+            method, most = "quantize", own.max_drop
+        return CompressOptions(method, own, checkpoint, replace(self._bench, max_drop=most), bounded=True)
 
     def _over(self) -> bool:
         best = self.best()
@@ -124,7 +119,7 @@ class _Search:
         own = QuantizeOptions(backend=self._better_backend(), max_drop=most)
         source = loaded_result(pruned.trial.folder, self.source)
         name = f"{pruned.trial.name}-int8-{own.backend}"
-        self._try(CompressOptions("quantize", own, "best", self._bench), name, source, pruned)
+        self._try(self._bounded(own, "best"), name, source, pruned)
 
     def _better_backend(self) -> str:
         values = {each.trial.name: each.value for each in self.candidates if each.pruned is None}
@@ -148,18 +143,25 @@ class _Search:
             log.info(f"{name}: {first_line(error)}")
             log.debug("traceback:", exc_info=True)
             self.rows.append({"name": name, "failed": first_line(error)})
+            self.faults.append(error)
             return None
-        interval = _value(self.options.target, trial)
-        drop = float(trial.record["validation"]["drop"])
+        target, lost = self.options.target, trial.record["validation"]
+        most = left(lost, options.bench.max_drop)
+        speed = trial.record["speed"]
+        arm = fastest_arm(speed, "after") if target.latency else file_arm(speed, "after", most)
+        interval = None if arm is None else _value(target, speed, arm)
+        if arm is not None:
+            lost = with_more(lost, arm.get("more") or 0.0)
+        drop = float(lost["drop"])
         if pruned is not None:
-            if interval is not None and self.options.target.relative:
+            if interval is not None and target.relative:
                 interval = _product(pruned.interval, interval)
-            drop = both(pruned.trial.record["validation"], trial.record["validation"])
+            drop = both(pruned.trial.record["validation"], lost)
         value = None if interval is None else interval.estimate
         self.rows.append({**trial.facts(), "failed": None, "value": value, "drop": drop})
-        if interval is None:
+        if arm is None or interval is None:
             return None
-        found = Candidate(trial, pruned.trial if pruned else None, interval, drop)
+        found = Candidate(trial, pruned.trial if pruned else None, interval, drop, arm)
         self.candidates.append(found)
         value_said = value_text(self.options.target.text, found.value)
         log.info(f"{name}: {value_said}, {drop:+.2f} lost on validation samples")
@@ -172,21 +174,28 @@ def _least_drop(pruned: Candidate) -> float:
     return pruned.drop if low is None else float(low)
 
 
-def _value(target: Target, trial: Trial) -> Interval | None:
-    """Return what the target bounds, with its interval; None if it was not measured."""
-    speed = trial.record["speed"]
+def _value(target: Target, speed: Mapping[str, Any], arm: Mapping[str, Any]) -> Interval | None:
+    """Return what the target bounds, with its interval; None if it was not measured.
+
+    Args:
+        target: what is searched for.
+        speed: of the candidate.
+        arm: the backend that stands for it.
+    """
     if not target.latency:
-        own, before = bytes_of(speed, "after"), bytes_of(speed, "before")
-        if own is None or before is None:
+        before = bytes_of(speed, "before")
+        if before is None:
             return None
-        size = own / (before if target.relative else 1)
+        size = arm["bytes"] / (before if target.relative else 1)
         return Interval(size, size, size, 1)
     found = speed["fastest_ratio"] if target.relative else latency_of(speed, "after")
     if not found:
         return None
     # in JSON an end without a limit is null
     low, high = (0.0 if found["low"] is None else found["low"], math.inf if found["high"] is None else found["high"])
-    return Interval(found["estimate"], low, high, found["n"])
+    # as the run itself is judged: the control alone, or the clock, differs by the margin
+    margin = 1 + speed["margin"]
+    return Interval(found["estimate"], low / margin, high * margin, found["n"])
 
 
 def _product(first: Interval, second: Interval) -> Interval:
@@ -207,9 +216,11 @@ def search(source: Run, options: SearchOptions, target: Path) -> dict[str, Any]:
 
     Raises:
         ThresholdError: no candidate holds the bound of what may be lost.
+        EffbenchError: no candidate could be made; that of the first one.
     """
     # a command that was killed goes on with the candidates it had, also if it gets more minutes
     with making(target, plan_of(source, options.checkpoint, replace(options, minutes=1.0))) as hidden:
+        tested_split(source, "val", MOST)  # data that cannot be read say nothing about candidates
         if (own := reached_already(source, options)) is not None:
             empty(hidden)
             return {"source": {"run": str(source.folder)}, "search": own, "path": None}
@@ -217,75 +228,48 @@ def search(source: Run, options: SearchOptions, target: Path) -> dict[str, Any]:
         found.run()
         best = found.best()
         if best is None:
-            reasons = "; ".join(_reason(row) for row in found.rows)
+            found.raise_fault()
             raise ThresholdError(
                 f"target={options.target.text}: no candidate loses at most {options.max_drop:g} (max_drop). Nothing "
-                f"was written. Tried: {reasons}."
+                f"was written. Tried: {found.reasons}."
             )
         # of the run itself: the record of two steps compares with the pruned run
         test = paired_test(source, options.checkpoint, loaded_result(best.trial.folder, source), "test", MOST)
+        file = written_file(best, source, target, options.target.latency)
+        best = _of_file(best, file["bytes"], options.target)
         facts = {
             "target": options.target.text,
             "max_drop": options.max_drop,
             "minutes": options.minutes,
-            "met": found.holds(best.value),
+            # a size is one of a file that is there
+            "met": found.holds(best.value) and (options.target.latency or file["file"] is not None),
             "value": best.value,
             "value_low": best.interval.low,
             "value_high": best.interval.high,
             "most": options.target.most,
             "drop": best.drop,
+            **file,
             "seconds": round(time.monotonic() - found.begun, 1),
             "candidates": found.rows,
             "test": {key: test[key] for key in ("split", "samples", "lost", "lost_of", "before", "after")},
         }
-        record = _kept(best, source, hidden, target, facts)
+        record = keep(best, source, hidden, target, facts)
     return {**record, "path": str(target)}
+
+
+def _of_file(best: Candidate, size: int | None, target: Target) -> Candidate:
+    """Return the candidate with the size of the file that was written: the one that was measured may differ a little.
+
+    Args:
+        best: the candidate.
+        size: bytes; None: no file was written.
+        target: what is searched for.
+    """
+    if target.latency or size is None:
+        return best
+    changed = size / best.arm["bytes"]
+    return replace(best, interval=best.interval.times(changed))
 
 
 def _reason(row: Mapping[str, Any]) -> str:
     return f"{row['name']} ({row['failed'] or '{:+.2f} lost'.format(row['drop'])})"
-
-
-def _kept(best: Candidate, source: Run, hidden: Path, final: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave the best candidate alone in `hidden`, and return its record.
-
-    Args:
-        best: the candidate.
-        source: the run.
-        hidden: holds a folder a candidate.
-        final: the name of `hidden` in the end.
-        facts: of the search.
-    """
-    (hidden / PLAN).unlink()  # from here on the folder is of no use to another command
-    places = {best.trial.folder: hidden}
-    if best.pruned is not None:
-        places[best.pruned.folder] = hidden / PRUNED
-    for path in hidden.iterdir():
-        if path.is_dir() and path not in places:
-            shutil.rmtree(path)
-    run = source.folder.resolve()
-    if best.pruned is not None:
-        best.pruned.folder.rename(hidden / PRUNED)
-        _rewrite(hidden / PRUNED, os.path.relpath(run, (final / PRUNED).resolve()), {})
-    for path in best.trial.folder.iterdir():
-        path.rename(hidden / path.name)
-    best.trial.folder.rmdir()
-    before = PRUNED if best.pruned else os.path.relpath(run, final.resolve())
-    record = _rewrite(hidden, before, {"search": dict(facts)})
-    if best.pruned is not None and record.get("file"):
-        _name_run(record_path(hidden / FILES / record["file"]), final / PRUNED)
-    return record
-
-
-def _rewrite(folder: Path, run: str, added: Mapping[str, Any]) -> dict[str, Any]:
-    """Write compression.json again, with another path to the run before."""
-    record = json.loads((folder / NAME).read_text(encoding="utf-8"))
-    record = {**record, "source": {**record["source"], "run": run}, **added}
-    write_compression(folder, record)
-    return record
-
-
-def _name_run(path: Path, run: Path) -> None:
-    """Write the record of a quantized file again, with the place where its run is now."""
-    record = json.loads(path.read_text(encoding="utf-8"))
-    write_text(path, json.dumps({**record, "run": str(run)}, indent=2, ensure_ascii=False) + "\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,9 @@ from effbench.bench.measure import Arm, measure
 from effbench.bench.run import AGAIN, answering, batch_files, surroundings, thread_count
 from effbench.bench.sources import Source, source_of
 from effbench.bench.verdict import trust
+from effbench.compress.arms import JUDGED_BY, more_lost
+from effbench.compress.drop import left
+from effbench.compress.mixed import within
 from effbench.errors import EffbenchError
 from effbench.report.compression import compressed_file
 from effbench.stats import positive_interval
@@ -24,10 +27,17 @@ if TYPE_CHECKING:
     from effbench.run.run import Run
 
 SIDES = ("before", "after")
-_OF_ARM = ("status", "reason", "bytes", "parity", "metrics", "lost", "notes")
+_OF_ARM = ("status", "reason", "bytes", "parity", "metrics", "lost", "lost_of", "more", "notes")
 
 
-def speeds(source: Run, checkpoint: str, result: Run, options: BenchOptions) -> dict[str, Any]:
+def speeds(
+    source: Run,
+    checkpoint: str,
+    result: Run,
+    options: BenchOptions,
+    validation: Mapping[str, Any],
+    bounded: bool = False,
+) -> dict[str, Any]:
     """Return what both cost on this machine.
 
     Args:
@@ -35,6 +45,9 @@ def speeds(source: Run, checkpoint: str, result: Run, options: BenchOptions) -> 
         checkpoint: name of its checkpoint.
         result: the run after.
         options: how to measure.
+        validation: `Judge.facts` of the result.
+        bounded: a backend with which more than options.max_drop is lost in all does not count as the fastest; False:
+            only one that surely loses so much more than another one.
 
     Returns:
         arms (one entry a side and backend), pairs (one entry a backend that both have: latency after over before),
@@ -45,6 +58,7 @@ def speeds(source: Run, checkpoint: str, result: Run, options: BenchOptions) -> 
     """
     before = source_of(source, checkpoint, options.samples)
     after = _source_of_result(before, result, options)
+    judged_by = {"before": JUDGED_BY[""], "after": JUDGED_BY[next(iter(after.files), "")]}
     place = tempfile.TemporaryDirectory(prefix=".speed-", dir=_roomier(result.folder))
     with place as name, thread_count(options.threads):
         rows, arms = [], []
@@ -63,7 +77,19 @@ def speeds(source: Run, checkpoint: str, result: Run, options: BenchOptions) -> 
         first = next((arm for arm in arms if arm.backend == "onnxruntime"), arms[0])
         control = Arm(first.name + AGAIN, first.backend, first.file)
         measure([*arms, control], batch_files(before, options, Path(name)), options, Path(name))
-    return _record(rows, arms, first, control, options)
+    # the model of checkpoints is what its own backends are compared with: it loses nothing of itself
+    known = {"before": 0.0, "after": float(validation["drop"]) if after.files else 0.0}
+    for side in SIDES:
+        own_rows = [row for row in rows if row["side"] == side]
+        more = more_lost(own_rows, judged_by[side], known[side])
+        for row in own_rows:
+            row["more"] = more.get(row["backend"])
+    if bounded:
+        most = {"before": options.max_drop, "after": left(validation, options.max_drop)}
+        worse = _over(rows, {arm.name for arm in arms if not arm.failed}, most)
+    else:
+        worse = _worse(rows, options.max_drop)
+    return {**_record(rows, arms, first, control, options, worse), "bounded": bounded, "judged_by": judged_by}
 
 
 def _roomier(folder: Path) -> Path:
@@ -93,7 +119,12 @@ def _readable(source: Source, options: BenchOptions) -> BenchOptions:
 
 
 def _record(
-    rows: Sequence[dict[str, Any]], arms: Sequence[Arm], first: Arm, control: Arm, options: BenchOptions
+    rows: Sequence[dict[str, Any]],
+    arms: Sequence[Arm],
+    first: Arm,
+    control: Arm,
+    options: BenchOptions,
+    worse: Collection[str],
 ) -> dict[str, Any]:
     by_name = {arm.name: arm for arm in arms}
     for row in rows:
@@ -106,7 +137,6 @@ def _record(
             }
     every = [process for arm in (*arms, control) for process in arm.processes]
     trusted = trust(first.processes, control.processes, every, options.sizes)
-    worse = _worse(rows, options.max_drop)
     fastest = {side: _fastest([arm for arm in arms if arm.name not in worse], side, options) for side in SIDES}
     return {
         "batch_sizes": list(options.sizes),
@@ -167,6 +197,22 @@ def _worse(rows: Sequence[Mapping[str, Any]], max_drop: float) -> set[str]:
         side = name.partition(" ")[0]
         least[side] = min(least[side], found["estimate"])
     return {name for name, found in lost.items() if found["low"] > least[name.partition(" ")[0]] + max_drop}
+
+
+def _over(rows: Sequence[Mapping[str, Any]], working: Collection[str], most: Mapping[str, float]) -> set[str]:
+    """Return the arms with which more is lost than may be; of a side where that is so with each of them, none.
+
+    Args:
+        rows: of all arms, with what is lost with each more than was judged.
+        working: arms that were measured.
+        most: side -> what may be lost so.
+    """
+    over = set()
+    for side in SIDES:
+        own = {f"{side} {row['backend']}": row["more"] for row in rows if row["side"] == side}
+        found = {name for name, more in own.items() if more is not None and not within(more, most[side])}
+        over |= found if (own.keys() & working) - found else set()
+    return over
 
 
 def _fastest(arms: Sequence[Arm], side: str, options: BenchOptions) -> str | None:

@@ -8,10 +8,11 @@ from typing import Any
 
 from effbench.bench.backends import BACKENDS
 from effbench.compress.target import Target
+from effbench.compress.winner import format_of
 from effbench.escaping import for_terminal
-from effbench.export.formats import FORMATS
 from effbench.metrics import display_of
 from effbench.report.before_after import costs, search_sentences, sentences, value_text
+from effbench.report.compression import FILES
 from effbench.report.deployment import three
 from effbench.report.text_table import TextColumn, console, print_sentence, print_table
 from effbench.units import human_bytes, human_count
@@ -81,7 +82,7 @@ def print_trade_off(record: Mapping[str, Any]) -> None:
             TextColumn(f"{split}\n{metric}", [_value(each, metric) for each in every]),
             TextColumn("points lost", ["", *map(_points, rows)], drop_order=1),
             TextColumn("parameters", [human_count(each["parameters"]) for each in every], drop_order=3),
-            TextColumn("file", [human_bytes(each["bytes"]) for each in every]),
+            TextColumn("file", [human_bytes(each["bytes"]) if each["bytes"] else "-" for each in every]),
             TextColumn("p50 /\nbefore", ["1", *map(_over, rows)]),
             TextColumn("backend", [str(each["backend"]) for each in every], is_number=False, drop_order=2),
         ]
@@ -115,6 +116,7 @@ def print_search(record: Mapping[str, Any]) -> None:
         return
     target = Target.parsed(found["target"])
     rows = [row for row in found["candidates"] if not row["failed"] and row["value"] is not None]
+    key = "backend" if target.latency else "file_backend"
     lost_in = "points" if found["test"]["lost_of"] == "accuracy" else "% of loss"
     print_table(
         [
@@ -122,7 +124,7 @@ def print_search(record: Mapping[str, Any]) -> None:
             TextColumn(f"target\n{found['target']}", [value_text(target.text, row["value"]) for row in rows]),
             TextColumn(f"val {lost_in}\nlost", [f"{row['drop']:+.2f}" for row in rows]),
             TextColumn("file", [human_bytes(row["bytes"]) if row["bytes"] else "-" for row in rows], drop_order=1),
-            TextColumn("backend", [str(row["backend"]) for row in rows], is_number=False, drop_order=2),
+            TextColumn("backend", [str(row[key]) for row in rows], is_number=False, drop_order=2),
         ]
     )
     print()
@@ -133,7 +135,8 @@ def print_search(record: Mapping[str, Any]) -> None:
         print_sentence(out, sentence)
     for reason in record["speed"]["doubts"] if target.latency else ():
         print_sentence(out, f"Doubt: {for_terminal(reason)}.")
-    print(f"  {for_terminal(record['path'])}")
+    file = f"/{FILES}/{found['file']}" if found["file"] else ""
+    print(f"  {for_terminal(record['path'] + file)}")
 
 
 def _reached_already(record: Mapping[str, Any]) -> str:
@@ -141,6 +144,6 @@ def _reached_already(record: Mapping[str, Any]) -> str:
     found, run = record["search"], str(record["source"]["run"])
     value, backend = value_text(found["target"], found["value"]), BACKENDS[found["backend"]]
     said = f"target={found['target']} is reached by the run itself: {value} with backend={backend.name}"
-    kind = backend.also or backend.file
-    remedy = f" For its file: effbench export {shlex.quote(run)} format={kind}" if kind in FORMATS else ""
+    kind = format_of(backend.name, Target.parsed(found["target"]).latency)
+    remedy = f" For its file: effbench export {shlex.quote(run)} format={kind}" if kind else ""
     return for_terminal(f"{said}. Nothing was compressed or written.{remedy}")

@@ -8,7 +8,7 @@ from typing import Any
 
 from effbench.bench.backends import has_bf16
 from effbench.bench.options import BenchOptions
-from effbench.compress.options import MEASURED, measuring
+from effbench.compress.options import MEASURED, has_file, measuring
 from effbench.config.options import NON_NEGATIVE, POSITIVE, WHOLE
 from effbench.errors import ConfigError, shown
 
@@ -73,6 +73,11 @@ class SearchOptions:
         NON_NEGATIVE.check(self.max_drop, "max_drop", "points of accuracy, a number >= 0, such as 0.5")
         POSITIVE.check(self.minutes, "minutes")
         WHOLE.check(self.epochs, "epochs")
+        if not self.target.latency and not any(map(has_file, self.measured.chosen)):
+            raise ConfigError(
+                f"target={self.target.text} is the size of an exported file, which none of "
+                f"backends=[{','.join(self.measured.chosen)}] reads. Add onnxruntime, or leave backends out."
+            )
 
     @property
     def measured(self) -> BenchOptions:

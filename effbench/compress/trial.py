@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from effbench.compress.arms import file_arm
 from effbench.compress.options import CompressOptions
 from effbench.compress.run import compress_loaded
 from effbench.errors import ConfigError, EffbenchError
@@ -38,7 +39,7 @@ class Trial:
     def facts(self) -> dict[str, Any]:
         """Return the numbers that are compared, for a record."""
         after, test, speed = self.record["after"], self.record["test"], self.record["speed"]
-        fastest = _arm(speed, "after")
+        fastest = fastest_arm(speed, "after")
         return {
             "name": self.name,
             "options": self.record["options"],
@@ -51,6 +52,7 @@ class Trial:
             "parameters": after["parameters"],
             "macs": after["macs"],
             "bytes": self.bytes,
+            "file_backend": smallest["backend"] if (smallest := file_arm(speed, "after")) else None,
             "backend": fastest["backend"] if fastest else None,
             "p50_s": fastest and fastest["batches"][_smallest(speed)]["latency_s"]["p50"],
             "over_before": speed["fastest_ratio"],
@@ -58,17 +60,17 @@ class Trial:
 
     @property
     def bytes(self) -> int | None:
-        """Size of the smallest file of the result."""
+        """Size of the smallest file of an export format; None if none was measured."""
         return bytes_of(self.record["speed"], "after")
 
 
 def bytes_of(speed: Mapping[str, Any], side: str) -> int | None:
-    """Return the bytes of the smallest file of one side; None if none was written."""
-    sizes = [arm["bytes"] for arm in speed["arms"] if arm["side"] == side and arm.get("bytes")]
-    return min(sizes, default=None)
+    """Return the bytes of the smallest file of one side in an export format; None if none was measured."""
+    found = file_arm(speed, side)
+    return None if found is None else int(found["bytes"])
 
 
-def _arm(speed: Mapping[str, Any], side: str) -> Mapping[str, Any] | None:
+def fastest_arm(speed: Mapping[str, Any], side: str) -> Mapping[str, Any] | None:
     """Return the fastest arm of a side."""
     found = (arm for arm in speed["arms"] if arm["side"] == side and arm["backend"] == speed["fastest"][side])
     return next(found, None)
@@ -82,7 +84,7 @@ def p50_of(speed: Mapping[str, Any], side: str) -> float | None:
 
 def latency_of(speed: Mapping[str, Any], side: str) -> Mapping[str, Any] | None:
     """Return the median latency with its interval, in seconds; see `p50_of`."""
-    if (arm := _arm(speed, side)) is None:
+    if (arm := fastest_arm(speed, side)) is None:
         return None
     found: Mapping[str, Any] = arm["batches"][_smallest(speed)]["latency_s"]["p50"]
     return found

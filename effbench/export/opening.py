@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,10 @@ from effbench.export.files import record_path
 from effbench.export.formats import FORMATS, PROGRAMS, loaded, require_libraries
 from effbench.export.interface import RECORD_SCHEMA, Forward
 from effbench.guarded import MissingFileError, checked_version, read_bytes
+from effbench.processors import has_int8_products
 from effbench.summary_schema import check_plain
+
+log = logging.getLogger(__name__)
 
 MODEL_BYTES = 4 * 2**30  # largest file
 _TEXT = ("format", "file", "sha256", "run", "probabilities")
@@ -113,7 +117,17 @@ def open_export(path: Path, trust: bool = False) -> Opened:
     except Exception as error:  # each runtime raises other classes
         reason = first_line(error).rstrip(".")
         raise DataError(f"{path} is broken, or no file of format={name}: {reason:.300}.") from error
+    _warn_of_weights(path, record)
     return Opened(path, record, forward)
+
+
+def _warn_of_weights(path: Path, record: Mapping[str, Any]) -> None:
+    quantized = record.get("quantized")
+    if isinstance(quantized, dict) and quantized.get("weight_bits") == 8 and not has_int8_products():
+        log.warning(
+            f"{path.name} has weights of 8 bits, for processors with VNNI or the like. On this one, sums of their "
+            "products may saturate, and answers with them be wrong: compress the run here, for weights of 7 bits"
+        )
 
 
 def _try(forward: Forward, record: Mapping[str, Any]) -> None:

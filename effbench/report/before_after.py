@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from effbench.errors import ConfigError, shown
 from effbench.escaping import for_terminal
 from effbench.metrics import LOSS, display_of
-from effbench.report.compression import NAME, PRUNED, read_compression, trained_since
+from effbench.report.compression import FILES, NAME, PRUNED, read_compression, trained_since
 from effbench.report.deployment import three
 from effbench.units import counted, human_bytes, human_count
 
@@ -111,12 +111,26 @@ def search_sentences(record: Mapping[str, Any]) -> list[str]:
     if ends and low <= found["most"] < high:
         said.append("The interval contains the target: the result is not distinguished from it.")
     said += [f"Beside the run: {text}" for text in (*accuracy_sentence(found["test"]), *_losses(found["test"]))]
+    said += _proof(found)
     if record["source"]["run"] == PRUNED:
         said.append(
             "It was made in two steps: all other numbers here compare the last step, 8 bits, with the pruned run in "
             f"{PRUNED}/ and not with the run."
         )
     return [for_terminal(text) for text in said]
+
+
+def _proof(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield with which backend and file a search ends, and what is lost with it on validation samples."""
+    if "backend" not in found:  # older records
+        return
+    more = f", {found['more']:.2f} of it by this backend" if found["more"] else ""
+    lost = f"{found['drop']:+.2f} {found['of']} are lost on validation samples{more}"
+    yield f"With backend={found['backend']} {lost} (max_drop={found['max_drop']:g})."
+    if found["file"]:
+        yield f"Its file: {FILES}/{found['file']} ({human_bytes(found['bytes'])})."
+    elif found["no_file"]:
+        yield f"It has no file in {FILES}/: {found['no_file']}"
 
 
 def value_text(target: str, value: float) -> str:
@@ -177,7 +191,7 @@ def sentences(record: Mapping[str, Any]) -> list[str]:
     size = min(speed["batch_sizes"])
     pairs = [pair for pair in speed["pairs"] if pair["batch_size"] == size]
     found += [*_fastest_sentence(speed)]
-    found += _left_out_sentences(speed)
+    found += _left_out_sentences(speed, record)
     found += [_speed_sentence(pair, speed["margin"], record["method"]) for pair in pairs]
     found += [f"{arm['side']} {arm['backend']}: {arm['reason']}" for arm in speed["arms"] if arm["status"] != "ok"]
     found += [f"Doubt: {reason}." for reason in speed["doubts"]]
@@ -188,12 +202,18 @@ def sentences(record: Mapping[str, Any]) -> list[str]:
     return [for_terminal(text) for text in found]
 
 
-def _left_out_sentences(speed: Mapping[str, Any]) -> list[str]:
-    """Return, for each backend that does not count as the fastest, how much more accuracy it loses than others."""
+def _left_out_sentences(speed: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
+    """Return, for each backend that does not count as the fastest, how much more it loses than others."""
     arms = {f"{arm['side']} {arm['backend']}": arm for arm in speed["arms"]}
     said = []
     for name in speed.get("left_out", ()):  # which older records have not
         own = arms[name]
+        if speed.get("bounded"):
+            said.append(
+                f"Not counted as fastest: {name}, with which {own['more']:.2f} {record['validation']['of']} are lost "
+                "more than was judged: more than may be lost (max_drop)."
+            )
+            continue
         beside = [arm["lost"]["estimate"] for arm in arms.values() if arm["side"] == own["side"] and arm.get("lost")]
         more = own["lost"]["estimate"] - min(beside)
         said.append(f"Not counted as fastest: {name}, which loses {more:.2f} points of accuracy more than another one.")
@@ -223,7 +243,19 @@ def _quantized_sentence(details: Mapping[str, Any]) -> Sequence[str]:
     kept = f"{len(floating)} of {layers} layers stay in float32: {', '.join(floating)}" if floating else ""
     of = "products, embeddings and LSTMs" if details["scheme"] == "dynamic" else "layers"
     rest = "; convolutions stay in float32" if details["scheme"] == "dynamic" else ""
-    return [f"Scheme {details['scheme']}{ranges}; {kept or f'all {layers} {of} in 8 bits'}{rest}."]
+    return [
+        f"Scheme {details['scheme']}{ranges}; {kept or f'all {layers} {of} in 8 bits'}{rest}.",
+        *_bits_sentence(details.get("weight_bits")),  # which older records have not
+    ]
+
+
+def _bits_sentence(bits: int | None) -> Sequence[str]:
+    """Return for which processors a file's weights are."""
+    if bits == 8:
+        return ["8-bit weights: for processors with VNNI or the like; made on one without, they have 7 bits."]
+    if bits == 7:
+        return ["7-bit weights, which fit every processor; made on one with VNNI or the like, they have 8 bits."]
+    return []
 
 
 def _speed_sentence(pair: Mapping[str, Any], margin: float, method: str) -> str:

@@ -95,6 +95,11 @@ def test_the_file_is_about_a_quarter_and_has_integer_weights(quantized: Path) ->
     floats = [each for each in graph.initializer if each.data_type == onnx.TensorProto.FLOAT]
     assert max(int(np.prod(each.dims)) for each in floats) < 1000
     assert (found["details"]["scheme"], found["details"]["calibration"]) == ("static", 32)
+    weights = [each for each in graph.initializer if each.data_type == onnx.TensorProto.INT8]
+    largest = max(int(np.abs(onnx.numpy_helper.to_array(each)).max()) for each in weights)
+    bits = found["details"]["weight_bits"]
+    assert 2 ** (bits - 2) <= largest <= 2 ** (bits - 1)
+    assert json.loads(Path(f"{file_of(quantized)}.json").read_text())["quantized"]["weight_bits"] == bits
 
 
 @pytest.mark.proof

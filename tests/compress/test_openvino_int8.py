@@ -81,6 +81,15 @@ def test_layers_stay_in_float_until_the_bound_holds(tmp_path: Path) -> None:
 
 
 @pytest.mark.process
+def test_products_of_activations_are_no_layers(tmp_path: Path) -> None:
+    """A key is the output of a layer with weights: these are of that layer, and not of the product with the query."""
+    file, _ = graph_file(tmp_path / "f.onnx", attention=True, width=32)
+    for attention in (True, False):
+        quantizer = OpenvinoInt8(file, SAMPLES, attention)
+        assert quantizer.within_bound(lambda _: Judged(0.0, 0.0), 1.0)[0].layers == 2
+
+
+@pytest.mark.process
 def test_a_bound_that_no_8_bits_hold_gives_no_float_file(tmp_path: Path) -> None:
     """NNCF ends with the model as it was, which loses nothing and is no smaller."""
     file, weights = graph_file(tmp_path / "f.onnx", width=32)

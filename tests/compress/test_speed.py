@@ -16,8 +16,10 @@ from effbench.bench.measure import Arm
 from effbench.bench.options import BenchOptions
 from effbench.bench.sources import Source
 from effbench.compress import speed as speeding
+from effbench.compress.drop import PERCENT, POINTS
 from effbench.compress.options import measuring
 from effbench.compress.speed import speeds
+from effbench.report.before_after import sentences
 from tests.bench.test_analysis import processes
 
 SECONDS = {"eager": 0.010, "onnxruntime": 0.004, "openvino_f32": 0.001}
@@ -29,10 +31,19 @@ def measured(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     seen: list[Path] | None = None,
+    drop: float | None = None,
 ) -> dict[str, Any]:
     """Both sides by three backends. lost: by backend after, (estimate, lower end) in points; before, none is lost.
 
-    seen: gets the folders of the files.
+    For answers, the loss rises from 2 by 1 % a point.
+
+    Args:
+        lost: see above.
+        of: what is lost: accuracy or answers.
+        tmp_path: folder of the result.
+        monkeypatch: of the test.
+        seen: gets the folders of the files.
+        drop: what the result loses, for a search with max_drop=0.5; None: no search.
     """
     sides: list[dict[str, tuple[float, float]]] = [{}, lost]
 
@@ -42,6 +53,7 @@ def measured(
         rows = {
             name: {
                 "backend": name, "status": "ok", "reason": None, "bytes": 5, "lost_of": of,
+                "metrics": {"loss": 2 + own.get(name, (0.0, 0.0))[0] / 50},
                 "lost": {"estimate": own.get(name, (0.0, -0.5))[0], "low": own.get(name, (0.0, -0.5))[1], "high": 99.0},
             }
             for name in options.chosen
@@ -58,7 +70,10 @@ def measured(
     }.items():  # fmt: skip
         monkeypatch.setattr(speeding, name, value)
     result: Any = SimpleNamespace(folder=tmp_path)
-    return speeds(SimpleNamespace(), "best", result, measuring())  # type: ignore[arg-type]
+    points = {"drop": drop or 0.0, "of": POINTS if of == "accuracy" else PERCENT}
+    validation = {**points, "loss_before": 2.0, "loss_after": 2.0 * (1 + (drop or 0.0) / 100)}
+    run: Any = SimpleNamespace()
+    return speeds(run, "best", result, measuring(), validation, drop is not None)
 
 
 @pytest.mark.parametrize(
@@ -79,6 +94,33 @@ def test_a_backend_with_worse_answers_is_not_the_fastest(
     assert found["left_out"] == ([] if fastest == "openvino_f32" else ["after openvino_f32"])
     assert found["fastest_ratio"]["estimate"] == pytest.approx(SECONDS[fastest] / SECONDS["openvino_f32"], rel=0.02)
     assert len(found["pairs"]) == 3  # each backend beside itself, all the same
+
+
+@pytest.mark.parametrize(
+    ("lost", "of", "drop", "fastest"),
+    [
+        ({"openvino_f32": (0.4, -1.0)}, "accuracy", 0.0, "openvino_f32"),
+        ({"openvino_f32": (0.6, -1.0)}, "accuracy", 0.0, "onnxruntime"),  # the estimate, as for all candidates
+        ({"openvino_f32": (0.2, -1.0)}, "accuracy", 0.4, "onnxruntime"),  # both together
+        ({"openvino_f32": (0.4, -1.0)}, "answers", 0.0, "openvino_f32"),
+        ({"openvino_f32": (0.6, -1.0)}, "answers", 0.0, "onnxruntime"),  # the loss rises by 0.6 %
+        (dict.fromkeys(SECONDS, (5.0, 3.0)), "answers", 0.0, "openvino_f32"),  # all alike: it is the result's loss
+        ({"openvino_f32": (0.1, -1.0)}, "accuracy", 2.0, "onnxruntime"),  # nothing more may be lost
+    ],
+)
+def test_a_search_names_no_backend_that_loses_too_much(
+    lost: dict[str, tuple[float, float]], of: str, drop: float, fastest: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    found = measured(lost, of, tmp_path, monkeypatch, drop=drop)
+    assert found["fastest"] == {"before": "openvino_f32", "after": fastest}
+    assert found["left_out"] == ([] if fastest == "openvino_f32" else ["after openvino_f32"])
+    [arm] = [arm for arm in found["arms"] if (arm["side"], arm["backend"]) == ("after", "openvino_f32")]
+    wanted = 0.0 if len(lost) > 1 else lost["openvino_f32"][0]
+    assert arm["more"] == pytest.approx(wanted)
+    record = {"test": {"lost": None, "lost_of": None}, "details": {}, "speed": found, "method": "structured"}
+    said = sentences({**record, "validation": {"of": POINTS if of == "accuracy" else PERCENT}})
+    assert any(f"with which {wanted:.2f} p" in each for each in said) is bool(found["left_out"])
 
 
 @pytest.mark.row(5)

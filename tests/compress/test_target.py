@@ -11,15 +11,12 @@ from typing import Any
 
 import pytest
 
-from effbench.compress import itself
-from effbench.compress import search as searching
 from effbench.compress import target as targets
-from effbench.compress import trial as trials
-from effbench.compress.options import CompressOptions, measuring
-from effbench.compress.search import search
+from effbench.compress.options import measuring
 from effbench.compress.table import print_search
 from effbench.compress.target import SearchOptions, Target
-from effbench.errors import ConfigError, EffbenchError, ThresholdError
+from effbench.errors import ConfigError, ThresholdError
+from tests.compress.searches import ABOUT, COSTS, FAILING, LEAST_DROPS, REFUSED, benched, searched
 
 
 @pytest.mark.parametrize(
@@ -50,80 +47,7 @@ def test_options_of_a_search_are_checked() -> None:
         SearchOptions(Target.parsed("2 ms"), minutes=0)
 
 
-# --- the search: (part of the latency of its source, points lost) of each compression
-
-COSTS = {"onnxruntime": (0.5, 0.1), "openvino": (0.6, 0.0), 0.25: (0.8, 0.2), 0.5: (0.5, 0.4), 0.75: (0.3, 2.0)}
-REFUSED: dict[str, float] = {}
-FAILING: dict[Any, BaseException] = {}  # option -> what its compression raises
-SPREAD = {"low": 0.9, "high": 1.1}  # ends of every interval, as parts of the estimate
-
-
-LEAST_DROPS: dict[Any, dict[str, float]] = {}  # option -> {"low": lower end of what it loses}
-
-
-def around(value: float) -> dict[str, Any]:
-    return {"estimate": value, **{end: part * value for end, part in SPREAD.items()}, "n": 3}
-
-
-class Source:
-    """A run that nothing is read from."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.config = type("Config", (), {"allow_targets": []})
-
-
-@pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
-    """The compressions that were asked for: (folder of the source, option)."""
-    calls: list[tuple[str, Any]] = []
-
-    def compress_loaded(source: Source, options: CompressOptions, folder: Path, final: Path) -> dict[str, Any]:
-        key = getattr(options.own, "backend", None) or getattr(options.own, "ratio", None)
-        calls.append((source.folder.name, key))
-        if key == "broken":
-            raise EffbenchError("it is broken")
-        part, lost = COSTS[key]
-        if key == REFUSED.get("ratio"):
-            raise ConfigError("rounding keeps every channel")
-        if getattr(options.own, "max_drop", 10) + 1e-9 < lost:
-            raise ThresholdError("it loses too much")
-        if key in FAILING:
-            (folder / "half").touch()
-            raise FAILING[key]
-        p50 = around(1.0)
-        arm = {"backend": "onnxruntime", "bytes": 100, "batches": {"1": {"latency_s": {"p50": p50}}}}
-        record = {
-            "method": options.method, "options": {}, "details": {}, "source": {"run": "?"},
-            "validation": {"drop": lost, **LEAST_DROPS.get(key, {}), "of": "points of accuracy"},
-            "after": {"metrics": {}, "accuracy": None, "parameters": 1, "macs": 1},
-            "test": {"split": "test", "lost": None, "lost_of": None},
-            "speed": {
-                "arms": [{**arm, "side": "before"}, {**arm, "side": "after"}], "batch_sizes": [1],
-                "fastest": {"before": "onnxruntime", "after": "onnxruntime"}, "fastest_ratio": around(part),
-                "doubts": ["the clock changed"],
-            },
-        }  # fmt: skip
-        if options.method == "quantize":
-            record["file"] = "small.onnx"
-            (folder / "export").mkdir()
-            (folder / "export" / "small.onnx.json").write_text(json.dumps({"run": str(source.folder), "bytes": 7}))
-        (folder / "compression.json").write_text(json.dumps({"schema_version": 1, **record}))
-        (folder / "weights").write_text(str(final))
-        return record
-
-    tested = {"split": "test", "samples": 1, "lost": None, "lost_of": None, "before": {}, "after": {}}
-    monkeypatch.setattr(trials, "compress_loaded", compress_loaded)
-    monkeypatch.setattr(searching, "loaded_result", lambda folder, _: Source(folder))
-    monkeypatch.setattr(searching, "paired_test", lambda *_: tested)
-    monkeypatch.setattr(searching, "plan_of", lambda *parts: repr(parts[1:]))
-    return calls
-
-
-def searched(tmp_path: Path, target: str, **options: Any) -> dict[str, Any]:
-    (tmp_path / "run").mkdir(exist_ok=True)
-    chosen = SearchOptions(Target.parsed(target), **options)
-    return search(Source(tmp_path / "run"), chosen, tmp_path / "result")  # type: ignore[arg-type]
+# --- the search
 
 
 def test_the_first_candidate_that_holds_ends_the_search(tmp_path: Path, made: list[tuple[str, Any]]) -> None:
@@ -187,14 +111,14 @@ def test_only_runtimes_that_are_measured_get_a_file(tmp_path: Path, made: list[t
 
 def test_without_a_runtime_for_8_bits_only_channels_go(tmp_path: Path, made: list[tuple[str, Any]]) -> None:
     searched(tmp_path, "latency/100", bench=measuring(backends=["eager"]), max_drop=0.3, minutes=1e-9)
-    assert made == [("run", 0.25)]  # one candidate at least
+    assert made == [("run", 0.25), ("export", "onnx")]  # one candidate at least
 
 
 @pytest.mark.usefixtures("made")
 def test_the_doubts_of_a_latency_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = searched(tmp_path, "latency/2")
     print_search({**found, "path": "x"})
-    assert capsys.readouterr().out.splitlines()[-2:] == ["Doubt: the clock changed.", "  x"]
+    assert capsys.readouterr().out.splitlines()[-2:] == ["Doubt: the clock changed.", "  x/export/small.onnx"]
     found["search"]["target"] = "size/2"
     print_search({**found, "path": "x"})
     assert "Doubt" not in capsys.readouterr().out
@@ -253,33 +177,15 @@ def test_the_interval_of_what_was_reached_is_told(
     assert ("not distinguished from it" in told) is not distinguished
 
 
+@pytest.mark.usefixtures("made")
+def test_ends_are_as_far_off_as_the_measurement_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run itself is judged so."""
+    monkeypatch.setitem(ABOUT, "margin", 0.25)
+    found = searched(tmp_path, "latency/2")["search"]
+    assert [found[f"value_{end}"] for end in ("low", "high")] == pytest.approx([0.5 * 0.9 / 1.25, 0.5 * 1.1 * 1.25])
+
+
 # --- the run itself
-
-
-def benched(p50: float, high: float, margin: float = 0.0, size: int = 5_000_000) -> dict[str, Any]:
-    """What bench_source finds of the run: eager, and a faster backend with this p50."""
-    slow, fast = ({"p50": {"estimate": each, "low": 0.9 * each, "high": high}} for each in (10 * p50, p50))
-    ok = {"status": "ok", "lost": {"estimate": 0.0}}
-    return {
-        "margin": margin, "verdicts": {"single_stream": {"best": "onnxruntime"}},
-        "arms": [
-            {"backend": "eager", **ok, "bytes": 9 * size, "batches": {"1": {"latency_s": slow}}},
-            {"backend": "onnxruntime", **ok, "bytes": size, "batches": {"1": {"latency_s": fast}}},
-            {"backend": "bf16", **ok, "lost": {"estimate": 3.0}, "bytes": 1, "batches": {}},
-            {"backend": "openvino_f32", "status": "failed", "reason": "it is not there"},
-        ],
-    }  # fmt: skip
-
-
-@pytest.fixture
-def beside(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What is found of the run itself, under 'found'."""
-    about: dict[str, Any] = {}
-    monkeypatch.setattr(itself, "source_of", lambda *_: None)
-    monkeypatch.setattr(itself, "bench_source", lambda *_: about["found"])
-    # for a size nothing is timed
-    monkeypatch.setattr(itself, "answering", lambda *_: ({arm["backend"]: arm for arm in about["found"]["arms"]}, []))
-    return about
 
 
 @pytest.mark.parametrize(

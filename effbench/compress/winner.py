@@ -1,0 +1,151 @@
+"""The best candidate of a search becomes its result: its file is written, and its folder is all that stays."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shlex
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from effbench.bench.backends import BACKENDS
+from effbench.compress.making import PLAN
+from effbench.compress.options import has_file
+from effbench.compress.record import write_compression
+from effbench.compress.run import loaded_result
+from effbench.compress.trial import FAULTS, Trial
+from effbench.errors import first_line
+from effbench.export.files import record_path
+from effbench.records import write_text
+from effbench.report.compression import FILES, NAME, PRUNED
+from effbench.run.export import export_loaded
+from effbench.run.export_options import TOLERANCE, Wanted
+from effbench.run.run import Run
+from effbench.stats import Interval
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A trial with what it costs beside the run itself, also if it was made in two steps.
+
+    Attributes:
+        trial: the last step.
+        pruned: the step before it; None for one step.
+        interval: seconds, bytes, or for a relative target the part of what the run has.
+        drop: what is lost with the arm on validation samples.
+        arm: the backend that the target is measured with, as in its record.
+    """
+
+    trial: Trial
+    pruned: Trial | None
+    interval: Interval
+    drop: float
+    arm: Mapping[str, Any]
+
+    @property
+    def value(self) -> float:
+        """The estimate."""
+        return self.interval.estimate
+
+
+def format_of(backend: str, latency: bool) -> str | None:
+    """Return the format of the file that a user of a backend takes; None for those that run checkpoints.
+
+    Args:
+        backend: its name.
+        latency: the fastest backend was looked for: its runtime's own format. For a size: the file that was measured.
+    """
+    found = BACKENDS[backend]
+    return ((latency and found.also) or found.file) if has_file(backend) else None
+
+
+def written_file(best: Candidate, source: Run, final: Path, latency: bool) -> dict[str, Any]:
+    """Write the file of the best candidate into its folder, if it has none yet, and return what a record says of it.
+
+    Args:
+        best: the candidate.
+        source: the run.
+        final: folder of the result.
+        latency: the target is one.
+
+    Returns:
+        file (name or None), bytes, no_file (why there is none), and the values of `arm` that prove the bound.
+    """
+    arm = best.arm
+    facts = {
+        "backend": arm["backend"],
+        "backend_lost": arm.get("lost"),
+        "backend_lost_of": arm.get("lost_of"),
+        "more": arm.get("more") or 0.0,
+        "of": best.trial.record["validation"]["of"],
+        "file": best.trial.record.get("file"),
+        "bytes": arm.get("bytes"),
+        "no_file": None,
+    }
+    if facts["file"]:
+        return facts
+    kind = format_of(arm["backend"], latency)
+    if kind is None:
+        return {**facts, "bytes": None, "no_file": f"backend={arm['backend']} runs the checkpoint."}
+    try:
+        run = loaded_result(best.trial.folder, source)
+        made = export_loaded(run, Wanted(kind, "best", "", TOLERANCE, None, True, "file"))
+    except FAULTS as error:  # the checkpoint is the result all the same
+        log.warning(f"the file was not exported: {first_line(error)}")
+        log.debug("traceback:", exc_info=True)
+        command = f"effbench export {shlex.quote(str(final))} format={kind}"
+        return {**facts, "bytes": None, "no_file": f"{first_line(error)} To try again: {command}"}
+    return {**facts, "file": Path(made["path"]).name, "bytes": made["bytes"]}
+
+
+def keep(best: Candidate, source: Run, hidden: Path, final: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave the best candidate alone in `hidden`, and return its record.
+
+    Args:
+        best: the candidate.
+        source: the run.
+        hidden: holds a folder a candidate.
+        final: the name of `hidden` in the end.
+        facts: of the search.
+    """
+    (hidden / PLAN).unlink()  # from here on the folder is of no use to another command
+    places = {best.trial.folder: hidden}
+    if best.pruned is not None:
+        places[best.pruned.folder] = hidden / PRUNED
+    for path in hidden.iterdir():
+        if path.is_dir() and path not in places:
+            shutil.rmtree(path)
+    run = source.folder.resolve()
+    if best.pruned is not None:
+        best.pruned.folder.rename(hidden / PRUNED)
+        _rewrite(hidden / PRUNED, os.path.relpath(run, (final / PRUNED).resolve()), {})
+    for path in best.trial.folder.iterdir():
+        path.rename(hidden / path.name)
+    best.trial.folder.rmdir()
+    before = PRUNED if best.pruned else os.path.relpath(run, final.resolve())
+    record = _rewrite(hidden, before, {"search": dict(facts)})
+    if best.pruned is not None and record.get("file"):
+        _name_run(record_path(hidden / FILES / record["file"]), final / PRUNED)
+    elif facts["file"] and not record.get("file"):
+        _name_run(record_path(hidden / FILES / facts["file"]), final)
+    return record
+
+
+def _rewrite(folder: Path, run: str, added: Mapping[str, Any]) -> dict[str, Any]:
+    """Write compression.json again, with another path to the run before."""
+    record = json.loads((folder / NAME).read_text(encoding="utf-8"))
+    record = {**record, "source": {**record["source"], "run": run}, **added}
+    write_compression(folder, record)
+    return record
+
+
+def _name_run(path: Path, run: Path) -> None:
+    """Write the record of a file again, with the place where its run is now."""
+    record = json.loads(path.read_text(encoding="utf-8"))
+    write_text(path, json.dumps({**record, "run": str(run)}, indent=2, ensure_ascii=False) + "\n")
