@@ -19,10 +19,12 @@ from effbench.errors import ConfigError, DataError, EffbenchError, first_line, s
 from effbench.export.files import record_path
 from effbench.export.formats import FORMATS, PROGRAMS, loaded, require_libraries
 from effbench.export.interface import RECORD_SCHEMA, Forward
-from effbench.guarded import MissingFileError, checked_version, read_bytes
+from effbench.guarded import TEXT_BYTES, MissingFileError, checked_version, read_bytes
 from effbench.summary_schema import check_plain
 
 MODEL_BYTES = 4 * 2**30  # largest file
+# It holds what the run's summary, of at most TEXT_BYTES, says of its data, and the tokenizer and the classes once more.
+RECORD_BYTES = 3 * TEXT_BYTES
 _TEXT = ("format", "file", "sha256", "run", "probabilities")
 _MAPPINGS = ("input", "output", "checkpoint", "model")
 _SIDES = {"float32": "float32", "int64": "int64"}
@@ -58,7 +60,7 @@ def read_record(path: Path) -> dict[str, Any]:
     """
     place = record_path(path)
     try:
-        record = json.loads(read_bytes(place).decode("utf-8"))
+        record = json.loads(read_bytes(place, RECORD_BYTES).decode("utf-8"))
         check_plain(record)
     except MissingFileError as error:
         raise ConfigError(
