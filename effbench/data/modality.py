@@ -287,6 +287,12 @@ class Modality(ABC):
         """
         raise ConfigError(f"effbench predict reads no files of {self.unit}s; use run.predict with arrays.")
 
+    def read_texts(self, texts: Sequence[str]) -> Iterator[tuple[list[dict[str, Any]], Tensor]]:
+        """Yield ({'text': text} of each, the samples) for texts themselves, as `effbench predict RUN text=TEXT` has
+        them. Raises ConfigError for a modality that has none.
+        """
+        raise ConfigError(f"text= is for runs on texts, and this one is on {self.unit}s. Give their files instead.")
+
     def portable(self, samples: Tensor) -> Tensor:
         """Return samples as an exported model takes them: float32, before normalisation."""
         return samples
@@ -320,14 +326,19 @@ class Modality(ABC):
         return f"{self.unit}s of {self.layout} {self.shape}"
 
 
-def tensor_of(inputs: Any) -> Tensor:
-    """Return an array, or lists of numbers, as a tensor; an array's memory is shared. Raises ConfigError otherwise."""
+def tensor_of(inputs: Any, takes: str = "numbers") -> Tensor:
+    """Return an array, or lists of numbers, as a tensor; an array's memory is shared. Raises ConfigError otherwise.
+
+    Args:
+        inputs: what `predict` was given.
+        takes: what it takes, for the message.
+    """
     try:
         return torch.as_tensor(inputs)
     except (TypeError, ValueError, RuntimeError) as error:
         text = shown(inputs)
         raise ConfigError(
-            f"predict takes numbers, as an array, a tensor or lists of equal lengths; got {text[:80]} "
+            f"predict takes {takes}, as an array, a tensor or lists of equal lengths; got {text[:80]} "
             f"({first_line(error)})."
         ) from error
 

@@ -177,9 +177,15 @@ def test_predict_continues_texts_with_given_options(run: Run, tmp_path: Path, ca
     options = {"length": 9, "temperature": 0.5, "top_k": 3, "seed": 4}
     assert rows[0]["continuation"] == run.continued("1 and", **options)
     assert len(rows[0]["continuation"].encode()) >= 9
+    themselves = [*command[:2], "text=1 and", "--text", "2 and", *command[3:], "temperature=0.5", "top_k=3", "seed=4"]
+    assert cli.main(themselves) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [row["text"] for row in found] == ["1 and", "2 and"]
+    assert [row["continuation"] for row in found] == [row["continuation"] for row in rows]
     assert cli.main([*command, "temperature=-1"]) == 2
     assert "temperature must be a number >= 0; got '-1'" in capsys.readouterr().err
-    for text, options, said in (("", {}, "at least one character"), ("a", {"k": 1}, "option of continued 'k'")):
+    refused = [("", {}, "at least one character"), ("a", {"k": 1}, "option of continued 'k'")]
+    for text, options, said in (*refused, ("a\ud800", {}, "whose character 2 is a lone surrogate")):
         with pytest.raises(ConfigError, match=said):
             run.continued(text, **options)
 

@@ -50,6 +50,7 @@ class Windows(Texts):
 
     unit = "window"
     counted = "token"
+    kept = "last"
     size_key = "data.context"
     file_options = {"length": COUNT, "temperature": NON_NEGATIVE, "seed": WHOLE}
     free_length = None  # every window has data.context tokens
@@ -165,13 +166,15 @@ class Windows(Texts):
 
     # --- prediction and export
 
-    def _samples(self, texts: Sequence[str]) -> Tensor:
-        # the end of a text is what a continuation follows
-        ends = [self.tokenizer.encode(text)[-self.shape[0] :] for text in texts]
-        padded = torch.full((len(ends), self.shape[0]), PADDING, dtype=token_type(self.tokenizer))
-        for row, tokens in zip(padded, ends, strict=True):
+    def encoded(self, texts: Sequence[str]) -> tuple[Tensor, int]:
+        padded, cut = torch.full((len(texts), self.shape[0]), PADDING, dtype=token_type(self.tokenizer)), 0
+        for row, text in zip(padded, texts, strict=True):
+            tokens = self.tokenizer.encode(text)
+            cut += len(tokens) > self.shape[0]
+            # the end of a text is what a continuation follows
+            tokens = tokens[-self.shape[0] :]
             row[: len(tokens)] = torch.tensor(tokens)
-        return padded
+        return padded, cut
 
     def export_facts(self) -> dict[str, Any]:
         about = super().export_facts()
