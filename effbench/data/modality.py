@@ -189,6 +189,18 @@ class Modality(ABC):
         """Refuse a pretrained folder of another library whose weights are for other samples. Raises ConfigError."""
         del folder
 
+    def check_pretrained_run(self, checkpoint: Path, fitted: Mapping[str, Any]) -> None:
+        """Refuse the checkpoint of another run if its weights would take a sample's numbers for others.
+
+        Args:
+            checkpoint: for the message.
+            fitted: sha256 of what `identity` named, which may be a stranger's; older checkpoints lack it.
+
+        Raises:
+            ConfigError: the samples are made in another way.
+        """
+        del checkpoint, fitted
+
     @property
     @abstractmethod
     def facts(self) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from effbench.data.text.encoding import (
 from effbench.data.text.tokenizers import TOKENIZERS, Bytes, Given, Tokenizer, restored_tokenizer
 from effbench.errors import ConfigError, DataError, shown
 from effbench.escaping import for_terminal
+from effbench.records import sha256_of_plain
 from effbench.special_tokens import PADDING
 from effbench.units import counted
 
@@ -159,6 +160,19 @@ class Texts(Modality):
                 f"model.pretrained: '{folder}' has its own tokenizer, and its weights are for the numbers of that one. "
                 f"Write data.tokenizer='{folder}'."
             )
+
+    def check_pretrained_run(self, checkpoint: Path, fitted: Mapping[str, Any]) -> None:
+        """Require the tokenizer of the run: another of the same size gives tokens other numbers."""
+        was = fitted.get("tokenizer")
+        if self._tokenizer is None or was in (None, sha256_of_plain(self.tokenizer.record())):
+            return
+        raise ConfigError(
+            f"model.pretrained: '{checkpoint}' is of a run with another tokenizer, and its weights are for the token "
+            f"numbers of that one; this run has data.tokenizer={self.tokenizer.name}. chars, words and bpe are fitted "
+            "to the train texts, so that a tokenizer of theirs is only that of the same texts. Train both runs with "
+            "data.tokenizer=bytes, or with one data.tokenizer=FILE.json of the package tokenizers, or leave "
+            "model.pretrained out."
+        )
 
     @property
     def facts(self) -> dict[str, Any]:
