@@ -53,7 +53,6 @@ class Windows(Texts):
     kept = "last"
     size_key = "data.context"
     file_options = {"length": COUNT, "temperature": NON_NEGATIVE, "seed": WHOLE}
-    free_length = None  # every window has data.context tokens
     outputs = "token numbers"
     target_kind = "tokens"
     task_words = "task=next_token model=gpt"
