@@ -17,6 +17,7 @@ from effbench.special_tokens import PADDING
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from effbench.data.modality import Modality
     from effbench.run.run import Run
 
 
@@ -70,10 +71,7 @@ def predict_files(
         raise ConfigError(f"predict takes files or texts; got {shown(os.fspath(paths[0]))} too. Leave one out.")
     run = load_run_or_file(folder, allow_targets, run_folder, trust, alone=True)
     modality = run.modality()
-    for key, value in options.items():
-        if key not in modality.file_options:
-            raise ConfigError(f"{key} is no option of predict for {modality.unit}s. Leave it out.")
-        modality.file_options[key].check(value, key)
+    _check_options(options, modality)
     rows: list[dict[str, Any]] = []
     unreadable: list[str] = []
     describe = _describer(run, checkpoint, top_k, options)
@@ -87,6 +85,13 @@ def predict_files(
                 where = " ".join(str(part) if key == "file" else f"{key} {part}" for key, part in name.items())[:200]
                 unreadable.append(f"{where}: the model's answer is not finite; the values are too large.")
     return rows, unreadable
+
+
+def _check_options(options: Mapping[str, object], modality: Modality) -> None:
+    for key, value in options.items():
+        if key not in modality.file_options:
+            raise ConfigError(f"{key} is no option of predict for {modality.unit}s. Leave it out.")
+        modality.file_options[key].check(value, key)
 
 
 def _describer(
