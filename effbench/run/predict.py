@@ -72,17 +72,16 @@ def predict_files(
     run = load_run_or_file(folder, allow_targets, run_folder, trust, alone=True)
     modality = run.modality()
     _check_options(options, modality)
-    rows: list[dict[str, Any]] = []
-    unreadable: list[str] = []
+    rows, unreadable = list[dict[str, Any]](), list[str]()
     describe = _describer(run, checkpoint, top_k, options)
     # a batch at a time: a folder may hold more samples than the memory
-    files = [os.fspath(path) for path in paths]
+    files = list(map(os.fspath, paths))
     for names, samples in modality.read_texts(texts) if texts else modality.read_files(files, options, unreadable):
         for name, found in zip(names, describe(samples), strict=True):
             if found is not None:
                 rows.append({**name, **found})
             else:
-                where = " ".join(str(part) if key == "file" else f"{key} {part}" for key, part in name.items())[:200]
+                where = " ".join(str(part) if key == "file" else f"{key} {part!s:.100}" for key, part in name.items())
                 unreadable.append(f"{where}: the model's answer is not finite; the values are too large.")
     return rows, unreadable
 
