@@ -75,7 +75,7 @@ def predict_files(
     rows, unreadable = list[dict[str, Any]](), list[str]()
     describe = _describer(run, checkpoint, top_k, options)
     # a batch at a time: a folder may hold more samples than the memory
-    files = list(map(os.fspath, paths))
+    files = [os.fspath(path) for path in paths]
     for names, samples in modality.read_texts(texts) if texts else modality.read_files(files, options, unreadable):
         for name, found in zip(names, describe(samples), strict=True):
             if found is not None:
