@@ -190,6 +190,11 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def sha256_of_plain(value: Any) -> str:
+    """Return the SHA-256 of a value of plain containers as a hex string."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
 def check_new_run(folder: Path) -> None:
     """Raise ConfigError if the writable `folder` holds a run already, or its file system cannot hold one."""
     if (folder / "summary.json").exists() or any((folder / "checkpoints").glob("step-*")):

@@ -15,7 +15,7 @@ from effbench import build
 from effbench.bench.answers import held_samples
 from effbench.config.schema import Config
 from effbench.errors import ConfigError, EffbenchError
-from effbench.export.opening import Opened
+from effbench.export.opening import Opened, output_sides
 from effbench.export.portable import Portable, portable
 from effbench.models import accounting
 from effbench.report.compression import read_compression
@@ -155,7 +155,7 @@ def file_source(file: Opened, data: Mapping[str, str], allow_targets: Sequence[s
         if data:  # asked for: the reason matters
             raise
         log.info(f"note: accuracy is not reported, because the file's run cannot be read: {error}")
-        held = held_samples(count, file.record["output"]["shape"][1:], unit)
+        held = held_samples(count, output_sides(file.record), unit)
         return Source(facts, _of_record(file, held), unit, files=files, no_accuracy="the file's run cannot be read")
     if other := _other_weights(file.record, own.facts):
         log.info(f"note: {other}: export again for a comparison with the run's model")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from effbench.models.timm_zoo import tag_of
 from effbench.randomness import Purpose, derived_seed
 from effbench.target_allowlist import is_own, resolve
 from effbench.tasks.task import Task
-from effbench.training.checkpoint_files import DamagedError, committed, read_weights
+from effbench.training.checkpoint_files import DamagedError, committed, weights_and_manifest
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ def _load_pretrained(built: nn.Module, source: Path, modality: Modality) -> Load
     Args:
         built: the model.
         source: the file or folder.
-        modality: checks that such a folder is for its samples.
+        modality: checks that such a folder, or the run, is for its samples.
     """
     if not source.is_dir():
         return load_pretrained(built, source)
@@ -111,11 +112,14 @@ def _load_pretrained(built: nn.Module, source: Path, modality: Modality) -> Load
             "checkpoints/, or a .safetensors, .pt or .pth file."
         )
     try:
-        # The message says which weights these are: read_weights prefers the averaged ones.
+        # The message says which weights these are: the averaged ones are preferred.
         averaged = ", averaged weights" if (chosen / "ema.safetensors").exists() else ""
-        return load_state(built, read_weights(chosen), f"{chosen}{averaged}")
+        weights, manifest = weights_and_manifest(chosen)
     except DamagedError as error:
         raise DataError(f"model.pretrained: {error} Name another of the run's checkpoints.") from error
+    fitted = manifest.get("fitted")
+    modality.check_pretrained_run(chosen, fitted if isinstance(fitted, Mapping) else {})
+    return load_state(built, weights, f"{chosen}{averaged}")
 
 
 def check_weights_names(config: Config) -> None:

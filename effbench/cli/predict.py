@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 HELP = f"""usage: effbench predict RUN|EXPORT FILE|FOLDER ... [top_k=3] [checkpoint=best|last]
                         [output=FILE.csv|FILE.json] [max_pixels=N] [allow_targets=[MODULE,...]] [--json]
                         [length=N] [temperature=T] [seed=N] [run=FOLDER] [trust=true]
+       effbench predict RUN|EXPORT text="a sentence" ... [the same options]
 
 Prints the answer for each sample as CSV on stdout (--json: as JSON): class, probability and the top_k classes, or for
 other tasks the labels or values. The order is that of the arguments; files of a folder are sorted by name.
@@ -36,9 +37,9 @@ Images are brought to the size and channels of the run's training; files of more
 are refused. For a run on feature rows, FILE is a CSV file: one sample a line, optionally after a line of column names
 or, for three features or more, of column numbers 0,1,2,... For a run on texts, FILE is a .csv, .tsv, .jsonl or
 .parquet file with the run's text column, or any other file, one text a line: echo "Guten Tag" | effbench predict RUN
-/dev/stdin. A run with task=next_token continues each text by `length` tokens, drawn from the top_k most likely ones
-at a temperature; these are the run's by default, and the same seed draws the same text. Other kinds of samples may have
-options of their own.
+/dev/stdin. text=TEXT or --text TEXT, once or several times, gives texts themselves. A run with task=next_token
+continues each text by `length` tokens, drawn from the top_k most likely ones at a temperature; these are the run's by
+default, and the same seed draws the same text. Other kinds of samples may have options of their own.
 
 EXPORT is a file of `effbench export`. Its runtime answers, and EXPORT.json says how samples are read: the run is not
 needed (run=FOLDER: as this run reads them). Files of format={", ".join(PROGRAMS)} are programs:
@@ -49,24 +50,26 @@ a spreadsheet would run as a formula (first character = + - @)."""
 
 
 def main(words: Sequence[str]) -> int:
-    arguments = parse_flags(words, VERB_FLAGS["predict"])
+    arguments = parse_flags(words, VERB_FLAGS["predict"], {"text": "text"})
     options = {"top_k": "", "checkpoint": "best", "output": "", "run": "", "trust": "false", "allow_targets": "[]"}
-    paths, of_files = list[str](), dict[str, str]()
+    paths, texts, of_files = list[str](), list[str](), dict[str, str]()
     for word in arguments.overrides:
         key, equals, value = word.partition("=")
         if equals and key in options:
             options[key] = value
+        elif equals and key == "text":
+            texts.append(value)
         # a file's name may contain '=' too, as the folders of a sweep's jobs do: an option's is one word
         elif equals and key.isidentifier() and not os.path.lexists(word):
             of_files[key] = value
         else:
             paths.append(word)
-    if arguments.has("help") or not paths or len(paths) + len(of_files) < 2:
+    if arguments.has("help") or not paths or len(paths) + len(texts) + len(of_files) < 2:
         return show_help(HELP, arguments.has("help"))
     targets = targets_from(options["allow_targets"])
     trust = truth("trust", options["trust"])
     numbers = _numbers(of_files, options, paths[0], targets, trust) if of_files else {}
-    if len(paths) < 2:
+    if len(paths) < 2 and not texts:
         return show_help(HELP, False)
     if options["output"]:
         from effbench.records import output_problem
@@ -78,7 +81,7 @@ def main(words: Sequence[str]) -> int:
     as_json = arguments.has("json") or options["output"].endswith(".json")
     top_k = _count("top_k", options["top_k"]) if options["top_k"] else None
     rows, unreadable = predict_files(
-        paths[0], paths[1:], top_k, options["checkpoint"], targets, numbers, options["run"], trust
+        paths[0], paths[1:], top_k, options["checkpoint"], targets, numbers, options["run"], trust, texts
     )
     # a stdout in another encoding gets escapes, which JSON readers decode; files are UTF-8
     ascii_only = not (options["output"] or writes_unicode())

@@ -194,6 +194,18 @@ class Modality(ABC):
         """Refuse a pretrained folder of another library whose weights are for other samples. Raises ConfigError."""
         del folder
 
+    def check_pretrained_run(self, checkpoint: Path, fitted: Mapping[str, Any]) -> None:
+        """Refuse the checkpoint of another run if its weights would take a sample's numbers for others.
+
+        Args:
+            checkpoint: for the message.
+            fitted: sha256 of what `identity` named, which may be a stranger's; older checkpoints lack it.
+
+        Raises:
+            ConfigError: the samples are made in another way.
+        """
+        del checkpoint, fitted
+
     @property
     @abstractmethod
     def facts(self) -> dict[str, Any]:
@@ -292,6 +304,12 @@ class Modality(ABC):
         """
         raise ConfigError(f"effbench predict reads no files of {self.unit}s; use run.predict with arrays.")
 
+    def read_texts(self, texts: Sequence[str]) -> Iterator[tuple[list[dict[str, Any]], Tensor]]:
+        """Yield ({'text': text} of each, the samples) for texts themselves, as `effbench predict RUN text=TEXT` has
+        them. Raises ConfigError for a modality that has none.
+        """
+        raise ConfigError(f"text= is for runs on texts, and this one is on {self.unit}s. Give their files instead.")
+
     def portable(self, samples: Tensor) -> Tensor:
         """Return samples as an exported model takes them: float32, before normalisation."""
         return samples
@@ -325,14 +343,19 @@ class Modality(ABC):
         return f"{self.unit}s of {self.layout} {self.shape}"
 
 
-def tensor_of(inputs: Any) -> Tensor:
-    """Return an array, or lists of numbers, as a tensor; an array's memory is shared. Raises ConfigError otherwise."""
+def tensor_of(inputs: Any, takes: str = "numbers") -> Tensor:
+    """Return an array, or lists of numbers, as a tensor; an array's memory is shared. Raises ConfigError otherwise.
+
+    Args:
+        inputs: what `predict` was given.
+        takes: what it takes, for the message.
+    """
     try:
         return torch.as_tensor(inputs)
     except (TypeError, ValueError, RuntimeError) as error:
         text = shown(inputs)
         raise ConfigError(
-            f"predict takes numbers, as an array, a tensor or lists of equal lengths; got {text[:80]} "
+            f"predict takes {takes}, as an array, a tensor or lists of equal lengths; got {text[:80]} "
             f"({first_line(error)})."
         ) from error
 

@@ -280,9 +280,11 @@ def decoded(path: Path, encoding: str = ENCODING) -> str:
     except LookupError as error:
         raise DataError(f"data.encoding: {error}. Write utf-8, latin-1, cp1252, ...") from error
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
+        # utf-8-sig takes off a byte order mark before it decodes: places are those of what is left
+        read = error.object
+        place, line = len(content) - len(read) + error.start, read.count(b"\n", 0, error.start) + 1
         raise DataError(
-            f"{name} line {line} is no {encoding} (byte {error.start}, {content[error.start]:#04x}: {error.reason}). "
+            f"{name} line {line} is no {encoding} (byte {place}, {read[error.start]:#04x}: {error.reason}). "
             "Name the file's encoding, such as data.encoding=latin-1 or cp1252, or convert the file to UTF-8."
         ) from error
     if (place := text.find("\0")) >= 0:

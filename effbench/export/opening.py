@@ -20,13 +20,15 @@ from effbench.errors import ConfigError, DataError, EffbenchError, first_line, s
 from effbench.export.files import record_path
 from effbench.export.formats import FORMATS, PROGRAMS, loaded, require_libraries
 from effbench.export.interface import RECORD_SCHEMA, Forward
-from effbench.guarded import MissingFileError, checked_version, read_bytes
+from effbench.guarded import TEXT_BYTES, MissingFileError, checked_version, read_bytes
 from effbench.processors import has_int8_products
 from effbench.summary_schema import check_plain
 
 log = logging.getLogger(__name__)
 
 MODEL_BYTES = 4 * 2**30  # largest file
+# It holds what the run's summary, of at most TEXT_BYTES, says of its data, and the tokenizer and the classes once more.
+RECORD_BYTES = 3 * TEXT_BYTES
 _TEXT = ("format", "file", "sha256", "run", "probabilities")
 _MAPPINGS = ("input", "output", "checkpoint", "model")
 _SIDES = {"float32": "float32", "int64": "int64"}
@@ -62,7 +64,7 @@ def read_record(path: Path) -> dict[str, Any]:
     """
     place = record_path(path)
     try:
-        record = json.loads(read_bytes(place).decode("utf-8"))
+        record = json.loads(read_bytes(place, RECORD_BYTES).decode("utf-8"))
         check_plain(record)
     except MissingFileError as error:
         raise ConfigError(
@@ -134,16 +136,22 @@ def _try(forward: Forward, record: Mapping[str, Any]) -> None:
     """Run two samples, so that a graph of another input or output is refused here. Raises DataError."""
     import torch
 
-    given, promised = record["input"], record["output"]["shape"]
+    given = record["input"]
     length = [given["lengths"]["most"]] if "lengths" in given else []
     shape = [2, *length, *given["shape"][1 + len(length) :]]
     outputs = forward(torch.ones(shape, dtype=getattr(torch, _SIDES[given["dtype"]])))
-    expected = (2, *promised[1:])
+    expected = (2, *output_sides(record))
     if outputs.dtype != torch.float32 or tuple(outputs.shape) != expected:
         raise DataError(
             f"{record['file']} gives {outputs.dtype} {tuple(outputs.shape)} for two {given['name']}, and its record "
             f"promises float32 {expected}."
         )
+
+
+def output_sides(record: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the shape of the output for a sample of the greatest length."""
+    most = record["input"].get("lengths", {}).get("most")
+    return tuple(side if isinstance(side, int) else most for side in record["output"]["shape"][1:])
 
 
 def _wrong_field(record: Mapping[str, Any]) -> str | None:
@@ -156,8 +164,14 @@ def _wrong_field(record: Mapping[str, Any]) -> str | None:
             return f"{key} must be a mapping; got {shown(record.get(key))[:100]}"
     for key in ("input", "output"):
         sides = record[key].get("shape")
-        free = 2 if "lengths" in record[key] else 1
-        if not isinstance(sides, list) or len(sides) < 2 or not all(map(_is_side, sides[free:])):
+        # of texts, the length may be a name; it is then a name in the output of a next-token model too
+        free = 2 if key == "input" and "lengths" in record[key] else 1
+        names = record["input"]["shape"][1:2] if key == "output" and "lengths" in record["input"] else []
+        if (
+            not isinstance(sides, list)
+            or len(sides) < 2
+            or not all(_is_side(side) or (isinstance(side, str) and side in names) for side in sides[free:])
+        ):
             return f"{key}.shape must be 'N' and whole numbers from 1 on; got {shown(sides)[:100]}"
     given = record["input"]
     if not isinstance(given.get("name"), str) or given.get("dtype") not in tuple(_SIDES):  # a list has no hash

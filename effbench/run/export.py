@@ -328,7 +328,7 @@ def _facts(run: Run, wanted: Wanted, free_length: str | None) -> dict[str, Any]:
         "preprocessing": about["preprocessing"],
         "output": {
             "name": OUTPUT,
-            "shape": ["N", *run.task.output_shape(run.shape, len(run.classes))],
+            "shape": ["N", *_output_sides(run, free_length)],
             "dtype": "float32",
         },
         "task": {"name": run.task.label, "targets": run.task.kind if _is_shipped(run.task) else None},
@@ -344,6 +344,15 @@ def _facts(run: Run, wanted: Wanted, free_length: str | None) -> dict[str, Any]:
         "config": _config_of(run),
         "versions": {name: version(name) for name in ("effbench", *FORMATS[format_name].libraries)},
     }
+
+
+def _output_sides(run: Run, free_length: str | None) -> list[int | str]:
+    """Return the shape of a sample's output; a side that grows with the length of the sample has its name."""
+    whole = run.task.output_shape(run.shape, len(run.classes))
+    if free_length is None:
+        return list(whole)
+    shorter = run.task.output_shape((run.shape[0] - 1, *run.shape[1:]), len(run.classes))
+    return [side if side == other else free_length for side, other in zip(whole, shorter, strict=True)]
 
 
 def _data_of(run: Run) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from effbench.special_tokens import PADDING
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from effbench.data.modality import Modality
     from effbench.run.run import Run
 
 
@@ -32,6 +33,7 @@ def predict_files(
     options: Mapping[str, float] | None = None,
     run_folder: str | Path = "",
     trust: bool = False,
+    texts: Sequence[str] = (),
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Predict files with a run or an exported file.
 
@@ -45,14 +47,15 @@ def predict_files(
         options: options of the modality's files, such as max_pixels; the others are the run's.
         run_folder: for a file: a run's folder, whose classes and preprocessing are used; '' for those of its record.
         trust: run a file that is a program (effbench.export.formats.PROGRAMS).
+        texts: texts themselves in place of files, for a run on texts; `paths` is then [].
 
     Returns:
         ([{file, class, probability, top_k: [{class, probability}]}] in the given order, messages on unreadable files).
         For tasks other than classification the entries are those of the task's `described`; for a next-token run
-        {file, line, continuation}.
+        {file, line, continuation}. Texts themselves have `text` in place of `file` and `line`.
 
     Raises:
-        ConfigError: top_k or an option is out of range, or the option is not of this modality.
+        ConfigError: top_k or an option is out of range, or an option or a text is not of this modality.
     """
     check_text("checkpoint", checkpoint)
     options = {} if options is None else options
@@ -63,24 +66,31 @@ def predict_files(
     # one path: its characters are no paths
     paths = [paths] if isinstance(paths, str | os.PathLike) else paths
     check_list("paths", paths, (str, os.PathLike), "a path or a list of paths")
+    check_list("texts", texts, str, "a list of texts")
+    if paths and texts:
+        raise ConfigError(f"predict takes files or texts; got {shown(os.fspath(paths[0]))} too. Leave one out.")
     run = load_run_or_file(folder, allow_targets, run_folder, trust, alone=True)
     modality = run.modality()
-    for key, value in options.items():
-        if key not in modality.file_options:
-            raise ConfigError(f"{key} is no option of predict for {modality.unit}s. Leave it out.")
-        modality.file_options[key].check(value, key)
-    rows: list[dict[str, Any]] = []
-    unreadable: list[str] = []
+    _check_options(options, modality)
+    rows, unreadable = list[dict[str, Any]](), list[str]()
     describe = _describer(run, checkpoint, top_k, options)
     # a batch at a time: a folder may hold more samples than the memory
-    for names, samples in modality.read_files([os.fspath(path) for path in paths], options, unreadable):
+    files = [os.fspath(path) for path in paths]
+    for names, samples in modality.read_texts(texts) if texts else modality.read_files(files, options, unreadable):
         for name, found in zip(names, describe(samples), strict=True):
             if found is not None:
                 rows.append({**name, **found})
             else:
-                where = " ".join(str(part) if key == "file" else f"{key} {part}" for key, part in name.items())
+                where = " ".join(str(part) if key == "file" else f"{key} {part!s:.100}" for key, part in name.items())
                 unreadable.append(f"{where}: the model's answer is not finite; the values are too large.")
     return rows, unreadable
+
+
+def _check_options(options: Mapping[str, object], modality: Modality) -> None:
+    for key, value in options.items():
+        if key not in modality.file_options:
+            raise ConfigError(f"{key} is no option of predict for {modality.unit}s. Leave it out.")
+        modality.file_options[key].check(value, key)
 
 
 def _describer(

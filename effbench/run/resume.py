@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +14,7 @@ from effbench.cpu.library import library
 from effbench.data.batches import step_sizes
 from effbench.data.splits import Splits, digest
 from effbench.errors import ConfigError, shown
-from effbench.records import FINISHED, read_summary, require_writable
+from effbench.records import FINISHED, read_summary, require_writable, sha256_of_plain
 from effbench.run.finish_epoch import words_to_finish
 from effbench.run.history import SessionHistory
 from effbench.run.load import recorded_config
@@ -338,11 +336,6 @@ def identity_of(data: Splits, task: Task) -> dict[str, Any]:
 def fitted_to(data: Splits) -> dict[str, str]:
     """Return name -> sha256 (hex) of what `Modality.identity` names."""
     return {name: sha256_of_plain(value) for name, value in data.modality.identity(data).items() if value is not None}
-
-
-def sha256_of_plain(value: Any) -> str:
-    """Return the sha256 (hex) of a value of plain containers."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def fingerprint(data: Splits) -> str:

@@ -11,6 +11,9 @@ from safetensors.torch import save_file
 from effbench import build, cli, load_run
 from effbench.config.compose import compose
 from effbench.data.images.modality import Images
+from effbench.data.modality import Settings
+from effbench.data.text.modality import Texts
+from effbench.data.text.tokenizers import Words
 from effbench.errors import ConfigError, DataError
 
 SMALL = ["data=synthetic", "data.num_train=64", "data.image_size=8", "device.threads=1"]
@@ -108,3 +111,47 @@ def test_options_that_would_fetch_weights_are_refused(target: str, option: str) 
     words = ["model=mlp", "~model.hidden", "~model.dropout", f"model._target_={target}", f"+model.{option}", *name]
     with pytest.raises(ConfigError, match=r"downloads no weights.*model\.pretrained=FILE"):
         build.model(compose(words), 10, Images.blank((3, 32, 32)))
+
+
+# --- texts: weights are for the numbers of a tokenizer ---------------------------------------------------------------
+
+NGRAMS = ["data=text_csv", "model=ngrams", "model.buckets=99", "model.hidden=4", "device.threads=1"]
+
+
+def texts_of(folder: Path, words: str) -> list[str]:
+    """The words of a run on a table whose texts hold these, in equal numbers: all vocabularies have one size."""
+    file = folder / f"{words.split()[0]}.csv"
+    rows = [f"{word} {number},{'ab'[number % 2]}" for number, word in enumerate(words.split() * 15)]
+    file.write_text("\n".join(["text,label", *rows]))
+    return [*NGRAMS, f"data.file={file}"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tokenizer", ["words", "bytes"])
+def test_a_run_of_another_vocabulary_gives_no_weights(
+    tokenizer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = [f"data.tokenizer={tokenizer}", "trainer.max_steps=1", "trainer.limit_test_batches=0"]
+    one, other = texts_of(tmp_path, "good fine bad"), texts_of(tmp_path, "gut fein arg")
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert cli.main(["train", *one, *chosen, f"hydra.run.dir={first}"]) == 0
+    start = [*chosen, f"model.pretrained={first}", f"hydra.run.dir={second}"]
+    capsys.readouterr()
+    code, error = cli.main(["train", *other, *start]), capsys.readouterr().err
+    if tokenizer == "bytes":  # the same for all texts
+        assert (code, "pretrained: 3 tensors" in error) == (0, True), error
+        return
+    assert code == 2
+    assert f"error: model.pretrained: '{first}/checkpoints/best' is of a run with another tokenizer" in error
+    assert "Train both runs with data.tokenizer=bytes" in error
+    assert cli.main(["train", *one, *start]) == 0  # fitted to the same texts
+    assert "pretrained: 3 tensors" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("fitted", [{}, {"tokenizer": None}, {"features": "0" * 64}])
+def test_older_checkpoints_state_no_tokenizer(fitted: dict[str, str | None]) -> None:
+    texts = Texts(8, 4, Words.fit(["a b"], 4), Settings())
+    texts.check_pretrained_run(Path("run"), fitted)
+    with pytest.raises(ConfigError, match=r"'run' is of a run with another tokenizer"):
+        texts.check_pretrained_run(Path("run"), {**fitted, "tokenizer": "0" * 64})
+    Images.blank((3, 8, 8)).check_pretrained_run(Path("run"), {"tokenizer": "0" * 64})

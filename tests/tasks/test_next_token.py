@@ -16,9 +16,12 @@ import effbench
 from effbench import cli
 from effbench.config.compose import compose
 from effbench.data.splits import Split, Splits
+from effbench.data.text.windows import Windows
 from effbench.errors import ConfigError, DataError
+from effbench.export.opening import open_export, output_sides, read_record
 from effbench.metrics import Accuracy, BitsPerByte
 from effbench.run.run import Run
+from effbench.run.run_or_file import load_run_or_file
 from effbench.tasks.classification import Classification
 from effbench.tasks.generation import Sampling, continued, drawn
 from effbench.tasks.losses import CrossEntropy
@@ -178,9 +181,15 @@ def test_predict_continues_texts_with_given_options(run: Run, tmp_path: Path, ca
     options = {"length": 9, "temperature": 0.5, "top_k": 3, "seed": 4}
     assert rows[0]["continuation"] == run.continued("1 and", **options)
     assert len(rows[0]["continuation"].encode()) >= 9
+    themselves = [*command[:2], "text=1 and", "--text", "2 and", *command[3:], "temperature=0.5", "top_k=3", "seed=4"]
+    assert cli.main(themselves) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [row["text"] for row in found] == ["1 and", "2 and"]
+    assert [row["continuation"] for row in found] == [row["continuation"] for row in rows]
     assert cli.main([*command, "temperature=-1"]) == 2
     assert "temperature must be a number >= 0; got '-1'" in capsys.readouterr().err
-    for text, options, said in (("", {}, "at least one character"), ("a", {"k": 1}, "option of continued 'k'")):
+    refused = [("", {}, "at least one character"), ("a", {"k": 1}, "option of continued 'k'")]
+    for text, options, said in (*refused, ("a\ud800", {}, "whose character 2 is a lone surrogate")):
         with pytest.raises(ConfigError, match=said):
             run.continued(text, **options)
 
@@ -196,9 +205,44 @@ def test_predict_gives_probabilities_of_the_next_token(run: Run) -> None:
 @pytest.mark.slow
 def test_export_gives_the_logits_at_each_place(run: Run, tmp_path: Path) -> None:
     facts = effbench.export_run(run.folder, "torchscript", output=tmp_path)
-    assert facts["output"]["shape"] == ["N", 16, 257]
+    assert facts["output"]["shape"] == ["N", "T", 257]
+    lengths = {"least": 1, "most": 16}
+    assert facts["input"] == {"name": "windows", "shape": ["N", "T"], "dtype": "int64", "lengths": lengths}
+    assert (facts["parity"]["agreement"], facts["parity"]["lengths"]) == (1, (1, 2, 8, 16))
+    opened = open_export(Path(facts["path"]), trust=True)
+    assert (opened.fixed_length, output_sides(opened.record)) == (None, (16, 257))
+    file = load_run_or_file(facts["path"], trust=True)
+    assert file.continued("1 and", temperature=0) == run.continued("1 and", temperature=0)
+
+
+@pytest.mark.slow
+def test_a_file_of_one_length_still_answers(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As files were before their length was free, and those of models that need all places."""
+    monkeypatch.setattr(Windows, "free_length", None)
+    facts = effbench.export_run(run.folder, "torchscript", output=tmp_path)
+    monkeypatch.undo()
     assert facts["input"] == {"name": "windows", "shape": ["N", 16], "dtype": "int64"}
-    assert facts["parity"]["agreement"] == 1
+    assert facts["output"]["shape"] == ["N", 16, 257]
+    assert open_export(Path(facts["path"]), trust=True).fixed_length == 16
+    file = load_run_or_file(facts["path"], trust=True)
+    for text in ("1 and", "a text of more than 16 tokens"):
+        assert file.continued(text, temperature=0) == run.continued(text, temperature=0)
+    chances = file.predict(["1 and", "2"])
+    torch.testing.assert_close(chances, run.predict(["1 and", "2"]))
+
+
+@pytest.mark.parametrize("side", ["U", "N", 0, None, ["T"]])
+def test_a_record_names_no_other_side_of_an_output(side: object, tmp_path: Path) -> None:
+    texts = dict.fromkeys(("file", "sha256", "run", "probabilities"), "")
+    given = {"name": "windows", "shape": ["N", "T"], "dtype": "int64", "lengths": {"least": 1, "most": 16}}
+    record = {**texts, "schema_version": 2, "format": "onnx", "checkpoint": {}, "model": {}, "input": given}
+    for shape, fits in (["N", "T", 9], True), (["N", side, 9], False), (["N", "T", side], False):
+        (tmp_path / "x.onnx.json").write_text(json.dumps({**record, "output": {"shape": shape}}))
+        if fits:
+            read_record(tmp_path / "x.onnx")
+            continue
+        with pytest.raises(ConfigError, match=r"output\.shape must be 'N' and whole numbers from 1 on"):
+            read_record(tmp_path / "x.onnx")
 
 
 @pytest.mark.slow

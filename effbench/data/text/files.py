@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from effbench.data.table_files import ENCODING, TABLES, decoded, files_of, read_columns
+from effbench.errors import DataError
+from effbench.escaping import for_terminal
 
 TEXT_COLUMN = "text"
+A_TEXT = 'For a text itself, write text="a sentence".'  # `effbench predict` was given it in place of a file
 
 
 def text_files(paths: Sequence[str | Path]) -> list[Path]:
@@ -17,6 +21,9 @@ def text_files(paths: Sequence[str | Path]) -> list[Path]:
     Raises:
         DataError: there is no such file, or a folder has none.
     """
+    for path in paths:
+        if not os.path.exists(path):  # noqa: PTH110 - Path's raises where a sentence is too long for a name
+            raise DataError(f"there is no file {for_terminal(str(path))}. {A_TEXT}")
     return files_of(paths, (*TABLES, ".txt"))
 
 

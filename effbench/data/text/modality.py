@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -10,16 +11,27 @@ import torch
 from torch import Tensor
 
 from effbench.config.options import COUNT
-from effbench.data.modality import AugmentParams, Modality, Settings
+from effbench.data.modality import AugmentParams, Modality, Settings, tensor_of
 from effbench.data.split_checks import as_tensor
-from effbench.data.text.encoding import LONGEST, VOCAB_SIZE, encoded, tell_unknown_of_run, text_problem
+from effbench.data.text.encoding import (
+    LONGEST,
+    VOCAB_SIZE,
+    UnknownTokens,
+    encoded,
+    tell_unknown_of_run,
+    text_problem,
+)
 from effbench.data.text.tokenizers import TOKENIZERS, Bytes, Given, Tokenizer, restored_tokenizer, tokenizer_file
-from effbench.errors import ConfigError, DataError
+from effbench.errors import ConfigError, DataError, shown
 from effbench.escaping import for_terminal
+from effbench.records import sha256_of_plain
 from effbench.special_tokens import PADDING
+from effbench.units import counted
 
 if TYPE_CHECKING:
     from effbench.data.splits import Splits
+
+log = logging.getLogger(__name__)
 
 TEXTS = 4096  # texts in a prediction batch
 
@@ -32,9 +44,13 @@ class Texts(Modality):
         vocab_size: token numbers, padding included.
         tokenizer: fitted to the train split; None before data are read.
         settings: settings of the run.
+
+    Attributes:
+        kept: which tokens are kept of a text with more than T, for messages.
     """
 
     unit = "text"
+    kept: ClassVar[str] = "first"
     layout = "(T,)"
     size_key = "data.max_length"
     free_length: ClassVar[str | None] = "T"
@@ -152,6 +168,19 @@ class Texts(Modality):
                 f"Write data.tokenizer='{folder}'."
             )
 
+    def check_pretrained_run(self, checkpoint: Path, fitted: Mapping[str, Any]) -> None:
+        """Require the tokenizer of the run: another of the same size gives tokens other numbers."""
+        was = fitted.get("tokenizer")
+        if self._tokenizer is None or was in (None, sha256_of_plain(self.tokenizer.record())):
+            return
+        raise ConfigError(
+            f"model.pretrained: '{checkpoint}' is of a run with another tokenizer, and its weights are for the token "
+            f"numbers of that one; this run has data.tokenizer={self.tokenizer.name}. chars, words and bpe are fitted "
+            "to the train texts, so that a tokenizer of theirs is only that of the same texts. Train both runs with "
+            "data.tokenizer=bytes, or with one data.tokenizer=FILE.json of the package tokenizers, or leave "
+            "model.pretrained out."
+        )
+
     @property
     def facts(self) -> dict[str, Any]:
         return {"vocab_size": self.vocab_size, "max_length": self.shape[0]}
@@ -185,17 +214,16 @@ class Texts(Modality):
         tell_unknown_of_run(name, self.tokenizer, samples)
 
     def given(self, inputs: Any) -> Iterator[Tensor]:
-        """Accept a text, a list of texts, or token numbers (N, T)."""
-        texts = [inputs] if isinstance(inputs, str) else inputs
-        if isinstance(texts, list | tuple) and texts and all(isinstance(text, str) for text in texts):
-            for place, text in enumerate(texts):
-                if why := text_problem(text):
-                    raise ConfigError(f"predict: text {place} {why}.")
-            chunks = [self._samples(texts[start : start + TEXTS]) for start in range(0, len(texts), TEXTS)]
-            self.tell_unknown("predict", torch.cat(chunks))
-            yield from chunks
+        """Accept a text, a list, an array or a column of texts, or token numbers (N, T)."""
+        texts = texts_in(inputs)
+        if texts is None:
+            yield self.required(tensor_of(inputs, "texts, or token numbers"))
             return
-        yield self.required(torch.as_tensor(inputs))
+        for place, text in enumerate(texts):
+            if why := text_problem(text):
+                raise ConfigError(f"predict: text {place} {why}.")
+        for _, samples in self._named("predict", [({}, text) for text in texts]):
+            yield samples
 
     def required(self, samples: Tensor) -> Tensor:
         fits = samples.dim() == 2 and not samples.is_floating_point() and 1 <= samples.shape[1] <= self.shape[0]
@@ -221,20 +249,42 @@ class Texts(Modality):
             except DataError as error:
                 problems.append(str(error))
                 continue
+            if not texts:
+                problems.append(f"{path} holds no text. Each line of it, or row of a table, is one.")
             good = []
             for line, text in texts:
                 if why := text_problem(text):
                     problems.append(f"{path} line {line} {why}")
                 else:
                     good.append(({"file": str(path), "line": line}, text))
-            chunks = [self._samples([text for _, text in good[at : at + TEXTS]]) for at in range(0, len(good), TEXTS)]
-            if chunks:
-                self.tell_unknown(for_terminal(str(path)), torch.cat(chunks))
-            for start, chunk in zip(range(0, len(good), TEXTS), chunks, strict=True):
-                yield [name for name, _ in good[start : start + TEXTS]], chunk
+            yield from self._named(for_terminal(str(path)), good)
 
-    def _samples(self, texts: Sequence[str]) -> Tensor:
-        return encoded(self.tokenizer, texts, self.shape[0])[0]
+    def read_texts(self, texts: Sequence[str]) -> Iterator[tuple[list[dict[str, Any]], Tensor]]:
+        """Yield {'text': text} for each text."""
+        for text in texts:
+            if why := text_problem(text):
+                raise ConfigError(f"text={shown(text[:80])} {why}. Write a sentence.")
+        yield from self._named("predict", [({"text": text}, text) for text in texts])
+
+    def _named(
+        self, name: str, texts: Sequence[tuple[dict[str, Any], str]]
+    ) -> Iterator[tuple[list[dict[str, Any]], Tensor]]:
+        """Yield (facts that name each text, the samples), some at a time; then say what was cut and what is unknown.
+
+        Args:
+            name: of the texts, for the lines.
+            texts: (facts, text) of each.
+        """
+        # some at a time: as padded rows, many short texts take far more memory than their letters
+        encoder = Encoder(self)
+        for start in range(0, len(texts), TEXTS):
+            part = texts[start : start + TEXTS]
+            yield [facts for facts, _ in part], encoder.samples([text for _, text in part])
+        encoder.tell(name)
+
+    def encoded(self, texts: Sequence[str]) -> tuple[Tensor, int]:
+        """Return (token numbers (N, T), how many of the texts were cut to T tokens)."""
+        return encoded(self.tokenizer, texts, self.shape[0])
 
     def portable(self, samples: Tensor) -> Tensor:
         return samples.long()
@@ -254,3 +304,49 @@ class Texts(Modality):
             },
             "normalisation_inside": None,
         }
+
+
+class Encoder:
+    """Encodes texts for `predict`, and counts those that are cut, and tokens that the vocabulary lacks.
+
+    Args:
+        modality: of the run.
+    """
+
+    def __init__(self, modality: Texts):
+        self._modality, self._unknown = modality, UnknownTokens(modality.tokenizer)
+        self._texts = self._cut = 0
+
+    def samples(self, texts: Sequence[str]) -> Tensor:
+        """Return token numbers (N, T)."""
+        tokens, cut = self._modality.encoded(texts)
+        self._texts += len(texts)
+        self._cut += cut
+        return self._unknown.add(tokens)
+
+    def tell(self, name: str) -> None:
+        """Log what was counted. name: of the texts."""
+        if self._cut:
+            length, kept, key = self._modality.shape[0], self._modality.kept, self._modality.size_key
+            log.info(
+                f"{name}: {self._cut:,} of {counted(self._texts, 'text')} cut to the {kept} {length} tokens, which are "
+                f"what the model reads ({key})"
+            )
+        self._unknown.tell(name)
+
+
+def texts_in(inputs: Any) -> list[str] | None:
+    """Return the texts that `run.predict` was given: one, a list, an array or a column of a table; None for numbers.
+
+    Raises ConfigError if some items are texts and others are not.
+    """
+    # numpy's and pandas' kinds: objects and texts
+    kind = getattr(getattr(inputs, "dtype", None), "kind", None)
+    items = inputs.tolist() if kind in ("O", "U", "T") else inputs
+    items = [items] if isinstance(items, str) else items
+    if not isinstance(items, list | tuple) or not any(isinstance(item, str) for item in items):
+        return None
+    for place, item in enumerate(items):
+        if not isinstance(item, str):
+            raise ConfigError(f"predict: item {place} must be a text, as others are; got {shown(item)[:80]}.")
+    return list(items)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ from effbench.data.preview import previewed
 from effbench.data.rules import RULES
 from effbench.data.splits import Split, Splits
 from effbench.data.table_files import ENCODING, TABLES, decoded
-from effbench.data.text.encoding import MAX_LENGTH, VOCAB_SIZE, TextOptions, UnknownTokens, text_problem
-from effbench.data.text.modality import TEXTS, Texts
+from effbench.data.text.encoding import MAX_LENGTH, VOCAB_SIZE, TextOptions, text_problem
+from effbench.data.text.files import A_TEXT
+from effbench.data.text.modality import TEXTS, Encoder, Texts
 from effbench.data.text.text_csv import Sample, labelled_splits, other_samples, texts_of
 from effbench.errors import ConfigError, DataError, shown, unknown_name
 
@@ -44,11 +46,11 @@ class TextFiles(Texts):
         They have the order of `paths`; the files of a folder and below are sorted by their whole path.
         """
         kind, encoding = file_kind(self._options.get("suffixes", SUFFIXES)), self._options.get("encoding") or ENCODING
-        names, texts, unknown = list[dict[str, Any]](), list[str](), UnknownTokens(self.tokenizer)
+        names, texts, encoder = list[dict[str, Any]](), list[str](), Encoder(self)
         for path in _given(paths, kind):
             table = path.suffix.lower() in TABLES and not kind.holds(path.name)
             if texts and (table or len(texts) == TEXTS):  # a table's texts come after those of the files before it
-                yield names, unknown.add(self._samples(texts))
+                yield names, encoder.samples(texts)
                 names, texts = [], []
             if table:
                 yield from super().read_files([str(path)], options, problems)
@@ -60,8 +62,8 @@ class TextFiles(Texts):
             names.append({"file": str(path), "line": 1})
             texts.append(text)
         if texts:
-            yield names, unknown.add(self._samples(texts))
-        unknown.tell("predict")
+            yield names, encoder.samples(texts)
+        encoder.tell("predict")
 
 
 @previewed(texts_of(MAX_LENGTH))
@@ -185,15 +187,15 @@ def _holds_the_runs(options: Mapping[str, Any], recorded: Mapping[str, Any]) -> 
 def _given(paths: Sequence[str], kind: FileKind) -> Iterator[Path]:
     """Yield the files in the given order; those of a folder and below sorted by name."""
     for path in map(expanded, paths):
+        if not os.path.exists(path):  # noqa: PTH110 - Path's raises where a sentence is too long for a name
+            raise DataError(f"there is no file {printable(path)}. {A_TEXT}")
         if path.is_dir():
             files, _ = walk(path, kind)
             if not files:
                 raise DataError(f"{printable(path)} holds no text ({', '.join(kind.suffixes)}).")
             yield from files
-        elif path.exists():  # also a pipe, such as /dev/stdin
+        else:  # also a pipe, such as /dev/stdin
             yield path
-        else:
-            raise DataError(f"there is no file {printable(path)}.")
 
 
 def _samples(root: Path, rows: Rows, encoding: str) -> list[Sample]:

@@ -23,6 +23,7 @@ from effbench.errors import ConfigError, DataError, MissingExtraError, shown, un
 from effbench.escaping import for_terminal
 from effbench.guarded import read_text
 from effbench.special_tokens import PADDING, UNKNOWN
+from effbench.strict_json import json_text
 from effbench.units import human_bytes
 
 _FIRST_WORD = re.compile(r"\w+|[^\w\s]")  # a run of letters and digits, or one other character
@@ -395,7 +396,7 @@ _WRITE_IT = (
     "Fetch it again; for a folder of transformers without it, "
     "transformers.AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR) writes tokenizer.json."
 )
-_MOST_RECORDED, _MOST_JSON = 3_000_000, 100_000_000  # characters; a summary has at most 4 MB
+_MOST_RECORDED, _MOST_JSON = 3_000_000, 100_000_000  # bytes, of the 4 MB of a summary; characters
 _MOST_NUMBERS = 5_000_000  # token numbers; published models have 30,000 to 300,000
 TOKENIZERS: dict[str, type[Tokenizer]] = {kind.name: kind for kind in (Bytes, Characters, Words, BytePairs)}
 LEAST_VOCAB = {"bytes": 257, "chars": 3, "words": 3, "bpe": 257}  # padding and unknown, and one token or all bytes
@@ -435,15 +436,27 @@ def fitted_tokenizer(name: str, texts: Iterable[str], vocab_size: int, rules: in
         return Given.read(path)
     kind = tokenizer_class(name)
     found = (FirstWords if kind is Words and rules < RULES else kind).fit(texts, vocab_size)
-    # before training: a run with a larger record could not be read again
-    size = len(json.dumps(found.record(), ensure_ascii=False))
+    check_recorded(name, found)
+    return found
+
+
+def check_recorded(name: str, tokenizer: Tokenizer, outputs: Sequence[str] = ()) -> None:
+    """Raise DataError if a run's record would be too large to be read again: before training, not after it.
+
+    Args:
+        name: data.tokenizer.
+        tokenizer: fitted.
+        outputs: names of a model's outputs, if they are the token numbers: the record lists them too.
+    """
+    # the bytes of summary.json: indented, and a letter has up to four
+    content = {"data": {"tokenizer": tokenizer.record(), "classes": outputs}}
+    size = len(json_text(content).encode("utf-8", "backslashreplace"))
     if size > _MOST_RECORDED:
         raise DataError(
-            f"data.tokenizer={name}: its {found.vocab_size:,} tokens have {human_bytes(size)} of text, and a run's "
-            f"record takes {human_bytes(_MOST_RECORDED)}. Lower data.vocab_size, or take data.tokenizer=bytes, which "
-            "has no list of tokens."
+            f"data.tokenizer={name}: its {tokenizer.vocab_size:,} tokens take {human_bytes(size)} in a run's record, "
+            f"which has room for {human_bytes(_MOST_RECORDED)}. Lower data.vocab_size, or take data.tokenizer=bytes, "
+            "which has no list of tokens."
         )
-    return found
 
 
 def check_vocab_size(name: str, vocab_size: object) -> int:

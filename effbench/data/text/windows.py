@@ -24,7 +24,7 @@ from effbench.data.split_checks import as_tensor, kind_of
 from effbench.data.splits import Split, Splits
 from effbench.data.text.encoding import TextOptions, tell_unknown, token_type, unknown_share
 from effbench.data.text.modality import Texts
-from effbench.data.text.tokenizers import Tokenizer, fitted_tokenizer, tokenizer_class
+from effbench.data.text.tokenizers import Tokenizer, check_recorded, fitted_tokenizer, tokenizer_class
 from effbench.errors import ConfigError, DataError
 from effbench.special_tokens import PADDING
 
@@ -50,9 +50,9 @@ class Windows(Texts):
 
     unit = "window"
     counted = "token"
+    kept = "last"
     size_key = "data.context"
     file_options = {"length": COUNT, "temperature": NON_NEGATIVE, "seed": WHOLE}
-    free_length = None  # every window has data.context tokens
     outputs = "token numbers"
     target_kind = "tokens"
     task_words = "task=next_token model=gpt"
@@ -170,13 +170,15 @@ class Windows(Texts):
 
     # --- prediction and export
 
-    def _samples(self, texts: Sequence[str]) -> Tensor:
-        # the end of a text is what a continuation follows
-        ends = [self.tokenizer.encode(text)[-self.shape[0] :] for text in texts]
-        padded = torch.full((len(ends), self.shape[0]), PADDING, dtype=token_type(self.tokenizer))
-        for row, tokens in zip(padded, ends, strict=True):
+    def encoded(self, texts: Sequence[str]) -> tuple[Tensor, int]:
+        padded, cut = torch.full((len(texts), self.shape[0]), PADDING, dtype=token_type(self.tokenizer)), 0
+        for row, text in zip(padded, texts, strict=True):
+            tokens = self.tokenizer.encode(text)
+            cut += len(tokens) > self.shape[0]
+            # the end of a text is what a continuation follows
+            tokens = tokens[-self.shape[0] :]
             row[: len(tokens)] = torch.tensor(tokens)
-        return padded
+        return padded, cut
 
     def export_facts(self) -> dict[str, Any]:
         about = super().export_facts()
@@ -221,6 +223,8 @@ def window_splits(name: str, text: SplitText, options: TextOptions) -> Splits:
     """
     texts = {which: part for which in ("train", "val", "test") if (part := getattr(text, which).decode())}
     tokenizer = fitted_tokenizer(options.tokenizer, pieces(texts.get("train", "")), options.vocab_size)
+    names = tuple(map(str, range(tokenizer.vocab_size)))  # the outputs of a model are scores of token numbers
+    check_recorded(options.tokenizer, tokenizer, names)
     check_memory(_bytes_of(text, token_type(tokenizer).itemsize), "file", more="name a smaller file")
     parts: dict[str, Split | None] = {"val": None, "test": None}
     sizes, unknown = dict[str, dict[str, int]](), dict[str, float]()
@@ -238,7 +242,6 @@ def window_splits(name: str, text: SplitText, options: TextOptions) -> Splits:
         raise DataError(f"{name} holds no text.")
     sha256 = content_sha256(text)
     facts = {("file_sha256" if key == "sha256" else key): value for key, value in text.facts.items()}
-    names = tuple(map(str, range(tokenizer.vocab_size)))  # the outputs of a model are scores of token numbers
     return Splits(name, train, parts["val"], parts["test"], names, sha256, {**facts, **about}, Windows)
 
 

@@ -1,0 +1,90 @@
+"""`effbench predict` of a run on texts: files, a pipe, and text=TEXT."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from effbench import cli
+from effbench.run.load import load_run
+from tests.cli.conftest import Effbench
+
+WORDS = ["data=text_csv", "data.max_length=12", "model=ngrams", "model.buckets=99", "model.hidden=4", "debug=smoke"]
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A run on texts of at most 12 bytes."""
+    folder = tmp_path_factory.mktemp("texts")
+    rows = [f"{word} {other},{label}" for label, word in enumerate(("gut", "good")) for other in range(40)]
+    (folder / "texts.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    assert cli.main(["train", *WORDS, f"data.file={folder / 'texts.csv'}", f"hydra.run.dir={folder / 'run'}"]) == 0
+    return str(folder / "run")
+
+
+@pytest.mark.slow
+def test_a_text_itself_is_answered_as_its_file(texts: str, effbench: Effbench, tmp_path: Path) -> None:
+    given = ["good day", "=gut, 3"]
+    (tmp_path / "two.txt").write_text("\n".join(given))
+    rows = json.loads(effbench("predict", texts, "two.txt", "--json")[1])
+    for row, text in zip(rows, given, strict=True):
+        del row["file"], row["line"]
+        row["text"] = text
+    words = [f"text={given[0]}", "--text", given[1]]
+    code, out, err = effbench("predict", texts, *words, "--json")
+    assert (code, json.loads(out), err) == (0, rows, "")
+    table = list(csv.DictReader(io.StringIO(effbench("predict", texts, *words, "top_k=1")[1])))
+    assert [row["text"] for row in table] == ["good day", "'=gut, 3"]
+    chances = load_run(texts).predict(given).max(1).values.tolist()
+    assert [float(row["probability"]) for row in table] == pytest.approx(chances, abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["Guten Tag"], 'there is no file Guten Tag. For a text itself, write text="a sentence".'),
+        (["text="], "text='' is empty"),
+        (["text= "], "text=' ' is empty"),
+        (["text=Tag", "run"], "predict takes files or texts; got 'run' too"),
+        (["--text"], "--text needs a value"),
+    ],
+    ids=["file", "empty", "blank", "both", "none"],
+)
+def test_what_is_no_text_is_refused_by_name(words: list[str], said: str, texts: str, effbench: Effbench) -> None:
+    code, out, err = effbench("predict", texts, *words)
+    assert (code, out) == (2, "")
+    assert said in err
+
+
+def test_a_run_on_images_takes_no_text(run: Path, effbench: Effbench) -> None:
+    code, out, err = effbench("predict", str(run), "text=good day")
+    assert (code, out) == (2, "")
+    assert "text= is for runs on texts, and this one is on images. Give their files instead." in err
+
+
+@pytest.mark.slow
+def test_a_pipe_that_holds_no_text_is_named(texts: str, effbench: Effbench) -> None:
+    """As of `printf ' ' | effbench predict RUN /dev/stdin`."""
+    out, into = os.pipe()
+    os.write(into, b" ")
+    os.close(into)
+    try:
+        code, printed, err = effbench("predict", texts, f"/dev/fd/{out}")
+    finally:
+        os.close(out)
+    assert (code, printed) == (1, "")
+    assert f"error: /dev/fd/{out} holds no text." in err
+
+
+@pytest.mark.slow
+def test_a_text_that_is_cut_is_told(texts: str, effbench: Effbench) -> None:
+    code, out, err = effbench("predict", texts, f"text={'good day ' * 1000}", "text=good")
+    assert (code, len(list(csv.DictReader(io.StringIO(out))))) == (0, 2)
+    told = "predict: 1 of 2 texts cut to the first 12 tokens, which are what the model reads (data.max_length)"
+    assert err.splitlines() == [told]
