@@ -120,15 +120,24 @@ def _export(source: Source, format_name: str, path: Path, most: int) -> None:
         most: samples of the largest batch, for a format whose files state it.
     """
     require_libraries(format_name)
-    # samples of one length, as those that are measured
-    content = export_bytes(
-        format_name,
-        _model(source),
-        _example(source),
-        f"{source.unit}s",
-        max_batch=most if FORMATS[format_name].max_batch else None,
-    )
-    path.write_bytes(content)
+
+    def written(free_length: str | None) -> None:
+        content = export_bytes(
+            format_name,
+            _model(source),
+            _example(source),
+            f"{source.unit}s",
+            free_length,
+            max_batch=most if FORMATS[format_name].max_batch else None,
+        )
+        path.write_bytes(content)
+
+    try:  # as `effbench export` does: a file of one length is faster, and not what users get
+        written(source.free_length)
+    except EffbenchError:
+        if source.free_length is None:
+            raise
+        written(None)
 
 
 def _write_aot_inductor(source: Source, path: Path) -> None:

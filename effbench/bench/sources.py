@@ -47,6 +47,7 @@ class Source:
         split: that the samples are of; None for random ones.
         task: of the model; None if it is not known.
         no_accuracy: why accuracy is not reported; '' where it is.
+        free_length: name of a sample's first dimension if `effbench export` leaves it free; None if it is fixed.
     """
 
     facts: Mapping[str, Any]
@@ -58,6 +59,7 @@ class Source:
     split: str | None = None
     task: Task | None = None
     no_accuracy: str = ""
+    free_length: str | None = None
 
 
 def run_source(
@@ -94,8 +96,11 @@ def source_of(run: Run, checkpoint: str, count: int) -> Source:
         "weights_sha256": weights_digest(manifest),
         "model": {"name": run.config.model.label, **costs},
     }
-    unit = run.modality().unit
-    return Source(facts, samples, unit, _model_of(run, saved.name), {}, targets, which, run.task)
+    modality = run.modality()
+    return Source(
+        facts, samples, modality.unit, _model_of(run, saved.name), {}, targets, which, run.task,
+        free_length=modality.free_length if modality.shape[0] > 1 else None,
+    )  # fmt: skip
 
 
 def _held(run: Run, count: int) -> int:
@@ -124,7 +129,9 @@ def untrained_source(config: Config, count: int) -> Source:
     task = build.task_of(config, setting.num_classes)
     held = held_samples(count, task.output_shape(modality.shape, setting.num_classes), modality.unit)
     samples = _like(modality.portable_example(), held)
-    return Source(facts, samples, modality.unit, model, task=task, no_accuracy="the weights are untrained")
+    free = modality.free_length if modality.shape[0] > 1 else None
+    untrained = "the weights are untrained"
+    return Source(facts, samples, modality.unit, model, task=task, no_accuracy=untrained, free_length=free)
 
 
 def _like(example: Tensor, count: int) -> Tensor:

@@ -9,8 +9,10 @@ import pytest
 import torch
 import torch._inductor
 
-from effbench.bench.prepare import WRITERS
-from effbench.bench.sources import Source
+from effbench.bench.backends import BACKENDS
+from effbench.bench.prepare import WRITERS, prepare
+from effbench.bench.sources import Source, untrained_source
+from effbench.config.compose import compose
 
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
@@ -31,3 +33,14 @@ def test_the_compilers_cache_is_the_users_again(
     write(Source({}, torch.zeros(1, 1), "row", files={"torch_export": tmp_path / "model.pt2"}), tmp_path / "x.pt2")
     assert seen == [str(tmp_path / "inductor")]
     assert os.environ.get(CACHE) == before
+
+
+@pytest.mark.proof
+@pytest.mark.slow
+def test_files_for_texts_have_a_free_length_as_exports_do(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    words = ["model=gpt", "model.depth=1", "model.dim=32", "model.heads=2", "data=kjv", "device=cpu"]
+    source = untrained_source(compose(words), 1)
+    found = prepare(source, [BACKENDS["onnxruntime"]], tmp_path)
+    [given] = onnx.load(found.files["onnxruntime"]).graph.input
+    assert [side.dim_param for side in given.type.tensor_type.shape.dim] == ["N", "T"]
