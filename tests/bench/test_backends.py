@@ -117,7 +117,7 @@ def test_every_backend_gives_its_number_with_two_threads(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     model = ["model=cnn", "model.channels=[4]", "model.hidden=8"]
-    words = ["batch_sizes=[1]", "threads=2", "rounds=3", "seconds=0.05", "samples=34", "--json"]
+    words = ["batch_sizes=[1]", "threads=2", "rounds=3", "seconds=0.05", "samples=32", "--json"]
     assert cli.main(["bench", *model, f"backends=[{','.join(BACKENDS)}]", *words]) == 0
     record = json.loads(capsys.readouterr().out)
     found = {arm["backend"]: arm for arm in record["arms"]}
