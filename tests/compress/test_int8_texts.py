@@ -1,4 +1,4 @@
-"""Runs on texts in 8 bits: embeddings, LSTMs and products become integers, and the record says what the file answers."""
+"""Text runs in 8 bits: embeddings, LSTMs and products become integers, and the record says what the file answers."""
 
 from __future__ import annotations
 
