@@ -205,6 +205,7 @@ SMALL = {
 FREE = [
     ("lstm_attention", [], "onnx", False),
     ("lstm_attention", [], "openvino", False),
+    ("lstm_attention", [], "torchscript", True),
     ("local_attention", ["model.window=4"], "onnx", True),
     ("local_attention", ["model.window=4"], "openvino", True),
     ("local_attention", ["model.window=1"], "onnx", False),
