@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import torch
 
 from benchmarks import recipe_runs
 from benchmarks.arms_text import Packed, attention_pass
+from benchmarks.page import DATA
+from benchmarks.rows import text_gpt_recipe
 from benchmarks.rows.text_local_attention import LENGTHS, exponent, name_of
 from benchmarks.rows.text_lstm import BATCH, random_waste
 from benchmarks.rows.text_recipes import recipes_on
@@ -69,3 +72,26 @@ def test_a_kept_run_is_repeated_only_for_another_config(tmp_path: Path, monkeypa
     recipe_runs.keep("ngrams_language_id, 60 s, seed 1", {**kept, "config": "of an older recipe"})
     recipe_runs.run_of("ngrams_language_id", 1, 60)
     assert made[2:] == [(name, 0), (name, 1)]
+
+
+def test_the_gpt_recipe_has_a_target_after_each_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_of(recipe: str, seed: int, budget_s: int) -> dict[str, float]:
+        made.append((recipe, seed, budget_s))
+        return {"val": 1.8 - budget_s / 1e4 + seed / 1e3, "test": 2.0, "training_s": float(budget_s)}
+
+    made: list[tuple[str, int, int]] = []
+    monkeypatch.setattr(text_gpt_recipe, "run_of", run_of)
+    found = text_gpt_recipe.measure()
+    assert made == [("gpt_kjv", seed, budget) for budget in (300, 900) for seed in range(3)]
+    five, fifteen = (figure for figure in found if figure.target)
+    assert (five.target, fifteen.target) == ("<= 1.85", "<= 1.75")
+    assert (five.value.estimate, fifteen.value.estimate) == pytest.approx((1.771, 1.711))
+    assert fifteen.arms == {"training": "900 s, 900 s, 900 s"}
+    assert len({figure.what for figure in found}) == 4
+
+
+def test_notes_of_the_page_say_each_sentence_once() -> None:
+    for row, entry in json.loads(DATA.read_text(encoding="utf-8")).items():
+        for note in {figure["note"] for figure in entry["figures"]}:
+            sentences = note.rstrip(".").split(". ")
+            assert len(set(sentences)) == len(sentences), f"row {row}: {note}"

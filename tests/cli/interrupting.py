@@ -12,7 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from effbench.records import read_metrics
+from effbench.summary_schema import speed_unit_of
 from effbench.training.callbacks import Progress
+from effbench.units import seen_key
 
 # Batch norm, dropout, augmentation, EMA, warm-up, clipping and momentum: whatever could be lost in between.
 FOUR_EPOCHS_OF_FIVE_STEPS = [
@@ -60,5 +62,5 @@ def ends_like(mine: Path, reference: Path) -> None:
     assert weights(mine).keys() == weights(reference).keys()
     assert all(torch.equal(tensor, weights(reference)[name]) for name, tensor in weights(mine).items())
     assert rows(mine) == rows(reference)
-    for key in ("metrics", "best", "images_seen"):
+    for key in ("metrics", "best", seen_key(speed_unit_of(summary(reference)))):
         assert summary(mine)[key] == summary(reference)[key]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import json
 import subprocess
@@ -10,16 +11,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
+import effbench
 from effbench.data.modality import Settings
 from effbench.data.text.modality import Texts
 from effbench.data.text.text_csv import text_csv
 from effbench.data.text.tokenizers import fitted_tokenizer
 from effbench.errors import ConfigError, DataError, MissingExtraError, OptionError
+from effbench.models.accounting import macs
 from effbench.models.adapt import load_state
 from effbench.models.deberta import DebertaV3
+from effbench.training.callbacks import Callback, Context
 
 # not importorskip: its import takes seconds in every worker that only collects
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="needs transformers")
@@ -69,6 +74,16 @@ def test_order_of_tokens_matters() -> None:
             parameter.mul_(10)  # fresh weights are so small that attention is nearly even
         one, other = (model(torch.tensor([row])) for row in ([5, 6, 7], [7, 6, 5]))
     assert (one - other).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("length", [10, 40])
+def test_macs_of_disentangled_attention_follow_their_formula(length: int) -> None:
+    """arXiv:2006.03654, section 3: content to content, content to position and position to content."""
+    dim, mlp, rows = SIZES["dim"], 4 * SIZES["dim"], 2 * SIZES["position_buckets"]
+    content = length * (4 * dim**2 + 2 * dim * mlp) + 2 * length**2 * dim
+    places = 2 * rows * dim**2 + 2 * length * rows * dim  # their projections as keys and queries; both scores
+    counted = macs(made(), torch.ones(1, length, dtype=torch.int64)).macs
+    assert counted == SIZES["depth"] * (content + places) + dim * K
 
 
 @pytest.mark.parametrize(
@@ -131,6 +146,38 @@ def test_weights_of_a_folder_give_its_states(folder: Path) -> None:
         mean = torch.stack([row[:length].mean(0) for row, length in zip(expected, mask.sum(1).tolist(), strict=True)])
         torch.testing.assert_close(model(given), model.head(mean), rtol=0, atol=1e-5)
     assert torch.equal(got, expected)
+
+
+class Start(Callback):
+    """Keeps the weights before the first step."""
+
+    def fit_start(self, context: Context) -> None:
+        self.weights = {name: tensor.detach().clone() for name, tensor in context.model.state_dict().items()}
+
+
+@pytest.mark.slow
+def test_training_starts_from_the_weights_of_a_folder(folder: Path, tmp_path: Path) -> None:
+    with (tmp_path / "a.csv").open("w", newline="") as stream:
+        rows = [(f"{('good', 'bad')[n % 2]} day {'good bad day ' * (n % 3)}{n}", n % 2) for n in range(60)]
+        csv.writer(stream).writerows([("text", "label"), *rows])
+    sizes = [f"model.{key}={value}" for key, value in {**SIZES, "vocab_rows": VOCAB}.items()]
+    words = [
+        "data=text_csv", f"data.file='{tmp_path / 'a.csv'}'", "data.max_length=12", f"data.tokenizer='{folder}'",
+        "model=deberta_v3", *sizes, f"model.pretrained='{folder}'", "trainer.max_epochs=1", "device.threads=1",
+    ]  # fmt: skip
+    start = Start()
+    run = effbench.train(words, tmp_path / "run", callbacks=[start])
+    theirs = load_file(folder / "model.safetensors")
+    encoder = {name for name in start.weights if name.startswith("deberta.")}
+    assert len(encoder) > 30
+    assert encoder == {name for name in theirs if name.startswith("deberta.")}
+    assert all(torch.equal(start.weights[name], theirs[name]) for name in encoder)
+    trained = run.model("last").state_dict()
+    assert not any(torch.equal(trained[name], theirs[name]) for name in encoder if "query_proj" in name)
+    assert run.summary["data"]["tokenizer"]["name"] != "bytes"
+    probabilities = run.predict(["good day", "bad day"])  # encoded with the folder's tokenizer
+    numbers = torch.tensor([[1, 4, 6, 2], [1, 5, 6, 2]])
+    torch.testing.assert_close(probabilities, run.model()(numbers).softmax(1), rtol=0, atol=1e-5)
 
 
 def test_other_sizes_and_kinds_are_named_with_the_remedy(folder: Path) -> None:

@@ -6,11 +6,13 @@ White-box: reads the row numbers of n-grams, which tell hashes that collide.
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from effbench.errors import OptionError
 from effbench.models.accounting import layer_table, macs
@@ -257,6 +259,51 @@ def test_macs_of_recurrence_and_attention_follow_their_formulas():
     assert macs(encoder, given).macs == 3 * block + 8 * K
     rows = {row.name: row for row in layer_table(encoder, given)}
     assert rows["blocks"].macs == 3 * block
+
+
+@pytest.mark.parametrize(("num_global", "length"), [(0, 100), (2, 100), (0, 512), (2, 512)])
+def test_macs_of_local_attention_follow_their_formula(num_global, length):
+    """Blocks of `window` queries, each with the keys of its block and of one to each side."""
+    window, dim = 32, 8
+    model = TransformerEncoder(K, VOCAB, 512, dim=dim, depth=2, heads=2, window=window, num_global=num_global)
+    blocks = -(-length // window)
+    scores = blocks * window * (3 * window + num_global) + num_global * length
+    block = length * (3 * dim**2 + dim**2 + 2 * 4 * dim**2) + 2 * scores * dim
+    assert macs(model, torch.ones(1, length, dtype=torch.int64)).macs == 2 * block + dim * K
+
+
+class Shapes(TorchDispatchMode):
+    """Keeps the shape of every tensor that an operation returns."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        every = out if isinstance(out, tuple | list) else (out,)
+        self.seen |= {tuple(each.shape) for each in every if isinstance(each, Tensor)}
+        return out
+
+
+@pytest.mark.parametrize("num_global", [0, 2])
+def test_local_attention_makes_no_tensor_of_n_by_n(num_global):
+    length = 512
+    given = torch.randint(1, VOCAB, (2, length), generator=torch.Generator().manual_seed(0))
+    given[1, 300:] = 0
+
+    torch.manual_seed(0)
+    model = TransformerEncoder(K, VOCAB, length, dim=8, depth=1, heads=2, window=32, num_global=num_global)
+
+    def squares(work):
+        with Shapes() as shapes:
+            work()
+        assert (2, length, 8) in shapes.seen
+        return [each for each in shapes.seen if each.count(length) > 1 or math.prod(each) >= length**2]
+
+    assert squares(lambda: F.cross_entropy(model(given), torch.tensor([0, 1])).backward()) == []
+    attention = model.blocks[0].attention
+    assert squares(lambda: attention.weights(model.embedding(given))), "the weights to be looked at are such a tensor"
 
 
 @pytest.mark.parametrize(

@@ -15,20 +15,28 @@ from torch.nn import functional as F
 import effbench
 from effbench import cli
 from effbench.config.compose import compose
+from effbench.data.modality import Settings
 from effbench.data.splits import Split, Splits
+from effbench.data.text.text_file import text_file
 from effbench.data.text.windows import Windows
 from effbench.errors import ConfigError, DataError
 from effbench.export.opening import open_export, output_sides, read_record
 from effbench.metrics import Accuracy, BitsPerByte
+from effbench.models.gpt import GPT
 from effbench.run.run import Run
 from effbench.run.run_or_file import load_run_or_file
+from effbench.schedulers import Constant
 from effbench.tasks.classification import Classification
 from effbench.tasks.generation import Sampling, continued, drawn
 from effbench.tasks.losses import CrossEntropy
 from effbench.tasks.next_token import NextToken
+from effbench.training.callbacks import Callbacks
 from effbench.training.distributed import DistributedContext
 from effbench.training.evaluation import evaluate
 from effbench.training.precision import Precision
+from effbench.training.state import Limits
+from effbench.training.trainer import Trainer
+from tests.texts import CONTEXT, write_text
 
 B, T, V = 3, 5, 7
 GENERATOR = torch.Generator().manual_seed(0)
@@ -257,6 +265,29 @@ def test_accumulation_and_windows_of_one_step_give_one_gradient(run: Run, tmp_pa
     eight, threes, whole = (list(each.model("last").parameters()) for each in (one, several, nine))
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(whole, threes, strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(whole, eight, strict=True))
+
+
+@pytest.mark.slow
+def test_a_step_takes_the_gradient_of_the_mean_over_its_tokens(tmp_path: Path) -> None:
+    from effbench.data.batches import TrainBatches
+
+    data = text_file(str(write_text(tmp_path)), context=CONTEXT)
+    kind = Windows.fit(data, Settings())
+    train = TrainBatches(data.train, batch_size=4, accumulate=2, num_classes=257, modality=kind)
+    halves = [train.make(0, 0, part) for part in (0, 1)]
+    inputs, targets = (torch.cat([getattr(half, name) for half in halves]) for name in ("inputs", "targets"))
+    torch.manual_seed(0)
+    model = GPT(257, CONTEXT, dim=8, depth=1, heads=2)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    wanted = torch.autograd.grad(F.cross_entropy(model(inputs).transpose(1, 2), targets), [*model.parameters()])
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    own = NextToken(CrossEntropy(), [BitsPerByte()], 257, kind.tokenizer.token_bytes())
+    Trainer(
+        model=model, forward=model, optimizer=optimizer, schedule=Constant(optimizer), train=train, val=None,
+        limits=Limits(1), task=own, callbacks=Callbacks([]),
+    ).fit()  # fmt: skip
+    for old, new, gradient in zip(before, model.parameters(), wanted, strict=True):
+        torch.testing.assert_close(old - new.detach(), gradient, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.proof
