@@ -32,11 +32,10 @@ def check_speed(run: Run, column: str, unit: str, output: Path) -> None:
     assert set(re.findall(r"\b\w+s/s\b", text)) == {f"{unit}s/s"}
 
 
-def test_a_next_token_run_counts_tokens_a_second_and_macs_a_window(tmp_path: Path) -> None:
+def test_a_next_token_run_counts_tokens_and_macs_a_window(tmp_path: Path) -> None:
     run = trained(tmp_path, [*texts.GPT, "data.batch_size=4", f"data.file='{texts.write_text(tmp_path)}'"])
     check_speed(run, "tokens_per_s", "token", tmp_path / "page.html")
     assert run.summary["data"]["counted"] == "token"
-    # no windows: a token is counted once, sixteen of them in each window
     assert run.summary["tokens_seen"] == run.summary["steps"] * 4 * texts.CONTEXT
     model = dict(result_rows(run.summary))["model"]
     D, T = 16, texts.CONTEXT
