@@ -1,4 +1,7 @@
-"""The arms take turns: forwards and backwards, in every round, and one that fails does not stop the others."""
+"""The arms take turns: forwards and backwards, in every round, and one that fails does not stop the others.
+
+White-box: `_LIMIT_S`, the time for an answer, is half an hour.
+"""
 
 from __future__ import annotations
 
@@ -100,7 +103,7 @@ def test_an_arm_that_fails_does_not_stop_the_others(question: int, left: str, as
 
 @pytest.mark.process
 def test_a_process_that_does_not_answer_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would compute beside the turns of the others. White-box: `_LIMIT_S` is half an hour."""
+    """It would compute beside the turns of the others."""
     monkeypatch.setattr(processes, "_LIMIT_S", 0.0)
     process = ArmProcess({}, tmp_path, 1)
     with pytest.raises(ArmError, match="no answer within 0 min"):

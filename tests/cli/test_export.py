@@ -535,7 +535,7 @@ def test_a_bad_output_is_refused_before_the_model_is_read(
     def read(*_: Any) -> None:
         raise AssertionError("the model is read")
 
-    monkeypatch.setattr(Run, "model", read)
+    monkeypatch.setattr(Run, "model_and_manifest", read)
     (tmp_path / "file").touch()
     for output in ("file", "file/below"):
         code, _, err = effbench("export", str(run), "format=torchscript", f"output={output}")
@@ -676,16 +676,16 @@ def test_weights_with_nan_are_not_exported(run: Path, effbench: Effbench, tmp_pa
     """Their logits equal nothing."""
     from effbench.run.run import Run
 
-    whole = Run.model
+    whole = Run.model_and_manifest
 
-    def broken(self: Run, which: str = "best") -> nn.Module:
-        model = whole(self, which)
+    def broken(self: Run, which: str = "best") -> tuple[nn.Module, dict[str, Any]]:
+        model, manifest = whole(self, which)
         with torch.no_grad():
             model.get_parameter("head.bias")[0] = float("nan")
-        return model
+        return model, manifest
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Run, "model", broken)
+        patch.setattr(Run, "model_and_manifest", broken)
         code, _, err = effbench("export", str(run), "format=torchscript", "output=it")
     assert (code, "logits differ by nan" in err) == (3, True)
     assert not list(tmp_path.iterdir())

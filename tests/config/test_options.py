@@ -20,6 +20,7 @@ MEANING: dict[str, Callable[[Any], bool]] = {
     "BOOL": lambda x: isinstance(x, bool),
     "WHOLE": lambda x: isinstance(x, int) and x >= 0,
     "COUNT": lambda x: isinstance(x, int) and x >= 1,
+    "THREADS": lambda x: isinstance(x, int) and 1 <= x <= 1024,
     "ODD": lambda x: isinstance(x, int) and x >= 1 and x % 2 == 1,
     "FRACTION": lambda x: 0 <= x <= 1,
     "FRACTION_BELOW_1": lambda x: 0 <= x < 1,
@@ -38,7 +39,11 @@ def test_every_rule_is_tried_here() -> None:
 
 
 @pytest.mark.parametrize("name", MEANING)
-@given(value=st.one_of(st.integers(-3, 5), st.floats(-2, 2), st.sampled_from([0.0, 1.0, math.inf, math.nan])))
+@given(
+    value=st.one_of(
+        st.integers(-3, 5), st.integers(1023, 1026), st.floats(-2, 2), st.sampled_from([0.0, 1.0, math.inf, math.nan])
+    )
+)
 def test_a_rule_holds_for_what_it_says(name: str, value: float) -> None:
     assert getattr(options, name).holds(value) is bool(MEANING[name](value))
 
