@@ -1,4 +1,7 @@
-"""What would exceed the memory is refused by its key before anything is measured, or named where it fails."""
+"""What would exceed the memory is refused by its key before anything is measured, or named where it fails.
+
+White-box: `_convolutions` is where a pair of layers is allocated.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +63,7 @@ def lacking(*_: Any, **__: Any) -> None:
 
 
 def test_memory_that_other_programs_use_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Within the memory of the machine, and yet not there. White-box: `_convolutions` is where a pair is allocated."""
+    """Within the memory of the machine, and yet not there."""
     monkeypatch.setattr(torch.Tensor, "repeat", lacking)
     with pytest.raises(EffbenchError, match=r"out of memory: the inputs of a batch of 8 .*\. Lower batch_sizes\.$"):
         batch_files(ROWS, BenchOptions(batch_sizes=[8]), tmp_path)
