@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -206,7 +207,13 @@ def test_of_other_letters_gpt_takes_all_but_the_embedding(tmp_path: Path, capsys
     run, other = tmp_path / "run", f"hydra.run.dir={tmp_path / 'other'}"
     assert cli.main(["train", *letters_of(tmp_path, "abcdef"), f"hydra.run.dir={run}"]) == 0
     same_size = letters_of(tmp_path, "uvwxyz")
-    for source in (run, run / "checkpoints" / "best" / "model.safetensors"):
+    best = run / "checkpoints" / "best"
+    shutil.copytree(best, tmp_path / "copy")  # without the run's record
+    old = tmp_path / "old" / "checkpoints" / "best"  # whose checkpoint says nothing, but the run does
+    old.mkdir(parents=True)
+    shutil.copy(best / "model.safetensors", old)
+    shutil.copy(run / "summary.json", tmp_path / "old")
+    for source in (run, best / "model.safetensors", tmp_path / "copy" / "model.safetensors", old / "model.safetensors"):
         capsys.readouterr()
         assert cli.main(["train", *same_size, f"model.pretrained={source}", other]) == 2
         error = capsys.readouterr().err
