@@ -19,6 +19,7 @@ from effbench.export.opening import Opened, output_sides
 from effbench.export.portable import Portable, portable
 from effbench.models import accounting
 from effbench.report.compression import read_compression
+from effbench.report.cost import read_setting
 from effbench.run.compared import compared_samples
 from effbench.run.exported import run_folder
 from effbench.run.load import load_run, with_data
@@ -115,6 +116,8 @@ def _model_of(run: Run, checkpoint: str) -> Portable:
 def untrained_source(config: Config, count: int) -> Source:
     """Return a model as it is built, with weights that were never trained, and random samples."""
     setting = own_setting(config)
+    if setting.modality.provisional:  # the model of a run has the size of the fitted vocabulary
+        setting = read_setting(config)
     modality = setting.modality
     # latency does not depend on the values of weights, so nothing is downloaded
     section = config.model.model_copy(update={"pretrained": None, "freeze": []})

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,16 @@ from effbench.cache_dir import expanded
 from effbench.config.schema import Config
 from effbench.data.modality import Modality
 from effbench.data.splits import Splits
-from effbench.errors import ConfigError, DataError
-from effbench.models.adapt import Loaded, freeze, load_pretrained, load_state
+from effbench.errors import ConfigError, DataError, EffbenchError
+from effbench.models.adapt import Loaded, freeze, head_names, load_pretrained, load_state
 from effbench.models.probe import Probe, check_logits, initialize_lazy
 from effbench.models.timm_zoo import TARGET as TIMM_TARGET
 from effbench.models.timm_zoo import tag_of
 from effbench.randomness import Purpose, derived_seed
+from effbench.records import read_any_summary
 from effbench.target_allowlist import is_own, resolve
 from effbench.tasks.task import Task
-from effbench.training.checkpoint_files import DamagedError, committed, weights_and_manifest
+from effbench.training.checkpoint_files import DamagedError, committed, read_manifest, weights_and_manifest
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +100,7 @@ def _load_pretrained(built: nn.Module, source: Path, modality: Modality) -> Load
         modality: checks that such a folder, or the run, is for its samples.
     """
     if not source.is_dir():
-        return load_pretrained(built, source)
+        return _load_run(built, partial(load_pretrained, built, source), modality, source, _manifest_beside(source))
     checkpoints = source / "checkpoints"
     # `source` itself may be one checkpoint; without links the newest one counts.
     choices = [source, checkpoints / "best", checkpoints / "last", *committed(checkpoints)]
@@ -117,9 +119,69 @@ def _load_pretrained(built: nn.Module, source: Path, modality: Modality) -> Load
         weights, manifest = weights_and_manifest(chosen)
     except DamagedError as error:
         raise DataError(f"model.pretrained: {error} Name another of the run's checkpoints.") from error
-    fitted = manifest.get("fitted")
-    modality.check_pretrained_run(chosen, fitted if isinstance(fitted, Mapping) else {})
-    return load_state(built, weights, f"{chosen}{averaged}")
+    return _load_run(built, partial(load_state, built, weights, f"{chosen}{averaged}"), modality, chosen, manifest)
+
+
+def _load_run(
+    built: nn.Module,
+    load: Callable[[], Loaded],
+    modality: Modality,
+    checkpoint: Path,
+    manifest: Mapping[str, Any],
+) -> Loaded:
+    """Load the weights, and refuse those that take a sample's numbers for others.
+
+    Args:
+        built: the model.
+        load: loads them.
+        modality: checks that the run is for its samples.
+        checkpoint: its folder, or a file of weights.
+        manifest: of the checkpoint; {} for weights without one.
+    """
+    tables = {f"{name}.weight" for name, part in built.named_modules() if isinstance(part, nn.Embedding)}
+
+    def check() -> None:
+        fitted = manifest.get("fitted")
+        modality.check_pretrained_run(
+            checkpoint, fitted if isinstance(fitted, Mapping) else {}, _data_record(checkpoint)
+        )
+
+    try:
+        loaded = load()
+    except DataError:
+        raise
+    except ConfigError:
+        heads = tuple(f"{head}." for head in head_names(built))
+        # another number of rows has a reason that says more than the shapes
+        if not all(table.startswith(heads) for table in tables):
+            check()
+        raise
+    # of a tied embedding with other rows nothing is loaded that depends on the numbers
+    if not tables or not tables <= set(loaded.fresh):
+        check()
+    return loaded
+
+
+def _manifest_beside(file: Path) -> Mapping[str, Any]:
+    """Return the manifest of the checkpoint that a file of weights is a part of; {} if it is of none."""
+    try:
+        manifest = read_manifest(file.parent)
+    except EffbenchError:
+        return {}
+    return manifest if file.name in manifest["sha256"] else {}
+
+
+def _data_record(checkpoint: Path) -> Mapping[str, Any]:
+    """Return section `data` of the summary of the checkpoint's run; {} if there is none that can be read."""
+    path = checkpoint.absolute()
+    folder = path if path.is_dir() else path.parent
+    if folder.parent.name != "checkpoints":
+        return {}
+    try:
+        recorded = read_any_summary(folder.parent.parent).get("data")
+    except ConfigError:
+        return {}
+    return recorded if isinstance(recorded, Mapping) else {}
 
 
 def check_weights_names(config: Config) -> None:

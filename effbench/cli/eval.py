@@ -22,7 +22,9 @@ HELP = f"""usage: effbench eval RUN|FILE [split=test|val|train] [checkpoint=best
 Prints the loss and the metrics of RUN's weights on one split, or those of FILE, which `effbench export` wrote. The loss
 is without label smoothing and class weights (for classification: mean cross-entropy in nats). Of a classification also
 precision, recall and F1 of each class (of many, those with the lowest recall) and the most frequent confusions. --json
-has all: per_class (of several labels a sample per_label), and confusion, rows of true classes by predicted class.
+has all: per_class (of several labels a sample per_label; null where a value is 0/0, as with scikit-learn's
+zero_division=nan; macro_f1 of labels counts an f1 of 0/0 as 0), and confusion, rows of true classes by predicted class
+(null, and no confusions, for more than 200 classes).
 
 data.KEY=VALUE replaces a value of the run's data config. For a run on a folder of images, data.root=DIR names the new
 place of this folder, or another folder. Of another folder the test split is evaluated (split=NAME: another one), or all

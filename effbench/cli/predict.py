@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import re
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from effbench.cache_dir import expanded
 from effbench.cli.flags import VERB_FLAGS, parse_flags, show_help, truth
 from effbench.config.options import Rule
 from effbench.console import writes_unicode
-from effbench.errors import ConfigError, unknown_name
+from effbench.errors import ConfigError, shown, unknown_name
 from effbench.escaping import csv_cell, for_terminal
 from effbench.export.formats import PROGRAMS
 from effbench.run.load import targets_from
@@ -66,6 +67,8 @@ def main(words: Sequence[str]) -> int:
             paths.append(word)
     if arguments.has("help") or not paths or len(paths) + len(texts) + len(of_files) < 2:
         return show_help(HELP, arguments.has("help"))
+    for text in texts:
+        _tell_of_file(paths[0], text)
     targets = targets_from(options["allow_targets"])
     trust = truth("trust", options["trust"])
     numbers = _numbers(of_files, options, paths[0], targets, trust) if of_files else {}
@@ -99,6 +102,15 @@ def main(words: Sequence[str]) -> int:
     return int(bool(unreadable))
 
 
+def _tell_of_file(folder: str, text: str) -> None:
+    """Log a line if the text is the name of a file."""
+    if os.path.isfile(text):  # noqa: PTH113 - Path's raises where a text is too long for a name
+        log.info(
+            f"text={shown(text)}: the text is the name of a file; to classify its content write effbench predict "
+            f"{for_terminal(shlex.join([folder, text]))}"
+        )
+
+
 def _numbers(
     given: Mapping[str, str], options: Mapping[str, str], folder: str, targets: Sequence[str], trust: bool
 ) -> dict[str, float]:
@@ -107,7 +119,7 @@ def _numbers(
     for key in given:
         if key not in known:
             raise ConfigError(
-                f"{unknown_name('option of predict', key, [*options, *known])} There is no file "
+                f"{unknown_name('option of predict', key, [*options, 'text', *known])} There is no file "
                 f"{f'{key}={given[key]}'!r} either."
             )
     return {key: _number(key, text, known[key]) for key, text in given.items()}

@@ -95,9 +95,9 @@ def _validate(name: str, config_dir: str | None) -> None:
     # quoted: without quotes Hydra's grammar allows few characters of a path
     config = compose([f"recipe={quoted(name)}"], config_dir)
     # this imports torch: a mistyped recipe is reported before
-    from effbench.run.validate import dry_build, own_setting
+    from effbench.run.validate import dry_build_own
 
-    print(f"ok: {dry_build(config, own_setting(config))}")
+    print(f"ok: {dry_build_own(config)}")
 
 
 def _path(name: str) -> Path:

@@ -61,6 +61,7 @@ class Modality(ABC):
         target_kind: kind of targets of all such samples (see effbench/tasks/task.py); None: the dataset decides.
         task_words: the words of a command that choose a task and a model for `target_kind`.
         free_length: name of the first dimension of a sample, if models take samples with less of it.
+        provisional: it was made without the data, and what is fitted to them may make the model smaller.
     """
 
     unit: ClassVar[str]
@@ -75,6 +76,7 @@ class Modality(ABC):
     target_kind: ClassVar[str | None] = None
     task_words: ClassVar[str] = ""
     free_length: ClassVar[str | None] = None
+    provisional: bool = False
 
     def __init__(self, shape: Sequence[int], device: torch.device | None = None):
         self.shape = tuple(map(int, shape))
@@ -194,17 +196,18 @@ class Modality(ABC):
         """Refuse a pretrained folder of another library whose weights are for other samples. Raises ConfigError."""
         del folder
 
-    def check_pretrained_run(self, checkpoint: Path, fitted: Mapping[str, Any]) -> None:
-        """Refuse the checkpoint of another run if its weights would take a sample's numbers for others.
+    def check_pretrained_run(self, checkpoint: Path, fitted: Mapping[str, Any], recorded: Mapping[str, Any]) -> None:
+        """Refuse the weights of another run if they would take a sample's numbers for others.
 
         Args:
-            checkpoint: for the message.
+            checkpoint: for the message; it may also be a file of weights that nothing is known of.
             fitted: sha256 of what `identity` named, which may be a stranger's; older checkpoints lack it.
+            recorded: section `data` of the run's summary, which may be a stranger's; {} where it is not known.
 
         Raises:
             ConfigError: the samples are made in another way.
         """
-        del checkpoint, fitted
+        del checkpoint, fitted, recorded
 
     @property
     @abstractmethod

@@ -11,7 +11,7 @@ from effbench.automatic import settled
 from effbench.config.schema import Config
 from effbench.cpu.library import check_switch
 from effbench.data.modality import Modality
-from effbench.errors import EffbenchError
+from effbench.errors import ConfigError, DataError, EffbenchError
 from effbench.models import accounting
 from effbench.report.cost import Setting, read_setting, shape_model
 from effbench.target_allowlist import resolve
@@ -49,8 +49,29 @@ def dry_build(config: Config, setting: Setting) -> str:
     kind = setting.modality
     build.schedule(settled(config, 1000, type(kind), kind.shape), optimizer, total_steps=100, steps_per_epoch=10)
     build.callbacks(config)
-    count = human_count(accounting.parameters(model).total)
+    count = "at most " * kind.provisional + human_count(accounting.parameters(model).total)
     return f"{type(model).__name__} ({count} parameters) with {type(optimizer).__name__}"
+
+
+def dry_build_own(config: Config) -> str:
+    """Build for the config's own samples, as `dry_build` does.
+
+    The data are read only if the build is refused for the most token numbers that a tokenizer may get, which the fitted
+    one may not have.
+    """
+    setting = own_setting(config)
+    try:
+        return dry_build(config, setting)
+    except ConfigError:
+        if not setting.modality.provisional:
+            raise
+        try:
+            fitted = read_setting(config)
+        except DataError:
+            fitted = None
+        if fitted is None:
+            raise
+    return dry_build(config, fitted)
 
 
 def refuse_early(config: Config) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from effbench.metrics import LabelMacroF1, MacroF1, Metric, hard_labels
 from effbench.tasks.task import SummedCheck
 
-MOST_CLASSES = 2000  # whose K x K counts are kept: 32 MB
+MOST_CLASSES = 200  # whose K x K counts are kept: `eval --json` prints one a line
 
 
 class _Counts(SummedCheck):
@@ -20,12 +20,10 @@ class _Counts(SummedCheck):
     Attributes:
         metric: the macro F1.
         word: what a name is of.
-        empty: F1 of a name without predictions and samples, as the metric takes it.
     """
 
     metric: ClassVar[Metric]
     word: ClassVar[str]
-    empty: ClassVar[float | None] = None
 
     def of(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return self.metric.sums(outputs, targets)
@@ -33,15 +31,14 @@ class _Counts(SummedCheck):
     def by_class(self, names: Sequence[str]) -> dict[str, Any]:
         """Return {'per_class': a mapping for each name, in their order}, 'per_label' for labels; {} without samples.
 
-        A mapping holds class (or label), precision, recall, f1 (None for 0/0), samples and predictions.
+        A mapping holds class (or label), precision, recall, f1 (None for 0/0, also where the metric counts 0), samples
+        and predictions.
         """
-        numbers = self._numbers()
-        size = len(names)
-        counts = (numbers[start : start + size] for start in (0, size, 2 * size))
-        return {f"per_{self.word}": [self._row(*row) for row in zip(names, *counts, strict=True)]} if numbers else {}
-
-    def _numbers(self) -> list[int]:
-        return [] if self._sums is None else list(map(int, self._sums.tolist()))
+        if self._sums is None:
+            return {}
+        counts_3K = self._sums[: 3 * len(names)].long()
+        columns = counts_3K.view(3, len(names)).tolist()
+        return {f"per_{self.word}": [self._row(*row) for row in zip(names, *columns, strict=True)]}
 
     def _row(self, name: str, hits: int, predictions: int, samples: int) -> dict[str, Any]:
         """Return what follows from the counts of a name; None for 0/0."""
@@ -50,7 +47,7 @@ class _Counts(SummedCheck):
             self.word: name,
             "precision": hits / predictions if predictions else None,
             "recall": hits / samples if samples else None,
-            "f1": 2 * hits / either if either else self.empty,
+            "f1": 2 * hits / either if either else None,
             "samples": samples,
             "predictions": predictions,
         }
@@ -76,10 +73,11 @@ class ByClass(_Counts):
 
         None for more than MOST_CLASSES.
         """
-        found, size = super().by_class(names), len(names)
-        pairs = self._numbers()[3 * size :]
-        rows = [pairs[start : start + size] for start in range(0, len(pairs), size)]
-        return {**found, "confusion": rows or None} if found else {}
+        if self._sums is None:
+            return {}
+        K = len(names)
+        pairs = self._sums[3 * K :].long()
+        return {**super().by_class(names), "confusion": pairs.view(K, K).tolist() if len(pairs) else None}
 
 
 class ByLabel(_Counts):
@@ -87,4 +85,3 @@ class ByLabel(_Counts):
 
     metric = LabelMacroF1()
     word = "label"
-    empty = 0.0

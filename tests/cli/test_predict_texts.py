@@ -51,10 +51,12 @@ def test_a_text_itself_is_answered_as_its_file(texts: str, effbench: Effbench, t
         (["Guten Tag"], 'there is no file Guten Tag. For a text itself, write text="a sentence".'),
         (["text="], "text='' is empty"),
         (["text= "], "text=' ' is empty"),
+        (["txt=Tag"], "option of predict 'txt' is not one of: "),
+        (["txt=Tag"], "Did you mean 'text'?"),
         (["text=Tag", "run"], "predict takes files or texts; got 'run' too"),
         (["--text"], "--text needs a value"),
     ],
-    ids=["file", "empty", "blank", "both", "none"],
+    ids=["file", "empty", "blank", "unknown", "near", "both", "none"],
 )
 def test_what_is_no_text_is_refused_by_name(words: list[str], said: str, texts: str, effbench: Effbench) -> None:
     code, out, err = effbench("predict", texts, *words)
@@ -66,6 +68,15 @@ def test_a_run_on_images_takes_no_text(run: Path, effbench: Effbench) -> None:
     code, out, err = effbench("predict", str(run), "text=good day")
     assert (code, out) == (2, "")
     assert "text= is for runs on texts, and this one is on images. Give their files instead." in err
+
+
+@pytest.mark.slow
+def test_a_text_that_names_a_file_is_told(texts: str, effbench: Effbench, tmp_path: Path) -> None:
+    (tmp_path / "two.txt").write_text("good day\n")
+    code, out, err = effbench("predict", texts, "text=two.txt", "--json")
+    assert (code, json.loads(out)[0]["text"]) == (0, "two.txt")
+    told = f"the text is the name of a file; to classify its content write effbench predict {texts} two.txt"
+    assert f"text='two.txt': {told}" in err
 
 
 @pytest.mark.slow

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from effbench.config.compose import compose
 from effbench.data.images.modality import Images
 from effbench.data.modality import Settings
 from effbench.data.text.modality import Texts
-from effbench.data.text.tokenizers import Words
+from effbench.data.text.tokenizers import BytePairs, FirstWords, Given, Tokenizer, Words
 from effbench.errors import ConfigError, DataError
 
 SMALL = ["data=synthetic", "data.num_train=64", "data.image_size=8", "device.threads=1"]
@@ -149,9 +151,73 @@ def test_a_run_of_another_vocabulary_gives_no_weights(
 
 
 @pytest.mark.parametrize("fitted", [{}, {"tokenizer": None}, {"features": "0" * 64}])
-def test_older_checkpoints_state_no_tokenizer(fitted: dict[str, str | None]) -> None:
+def test_older_checkpoints_state_no_tokenizer(fitted: dict[str, str | None], caplog: pytest.LogCaptureFixture) -> None:
     texts = Texts(8, 4, Words.fit(["a b"], 4), Settings())
-    texts.check_pretrained_run(Path("run"), fitted)
+    texts.check_pretrained_run(Path("run"), fitted, {})
+    assert "the tokenizer of 'run' is not recorded there" in caplog.text
     with pytest.raises(ConfigError, match=r"'run' is of a run with another tokenizer"):
-        texts.check_pretrained_run(Path("run"), {**fitted, "tokenizer": "0" * 64})
-    Images.blank((3, 8, 8)).check_pretrained_run(Path("run"), {"tokenizer": "0" * 64})
+        texts.check_pretrained_run(Path("run"), {**fitted, "tokenizer": "0" * 64}, {})
+    Images.blank((3, 8, 8)).check_pretrained_run(Path("run"), {"tokenizer": "0" * 64}, {})
+
+
+def own_texts(tokenizer: Tokenizer, name: str) -> Texts:
+    return Texts(8, tokenizer.vocab_size, tokenizer, Settings(data={"tokenizer": name}))
+
+
+def test_a_run_s_own_record_decides_without_a_digest() -> None:
+    """As of a run of before checkpoints had one."""
+    texts, run = own_texts(Words.fit(["a b"], 9), "words"), Path("run")
+    texts.check_pretrained_run(run, {}, {"tokenizer": Words.fit(["b a"], 9).record()})
+    with pytest.raises(ConfigError, match=r"another tokenizer, and .* with one data.tokenizer=FILE\.json"):
+        texts.check_pretrained_run(run, {}, {"tokenizer": Words.fit(["b c"], 9).record()})
+
+
+def test_words_of_other_rules_may_have_the_same_numbers() -> None:
+    texts, run, other = own_texts(Words.fit(["a b"], 9), "words"), Path("run"), {"tokenizer": "0" * 64}
+    texts.check_pretrained_run(run, other, {"tokenizer": FirstWords.fit(["a b"], 9).record()})
+    with pytest.raises(ConfigError, match=r"another tokenizer by data\.rules=1, .* texts and the same data\.rules\. "):
+        texts.check_pretrained_run(run, other, {"tokenizer": FirstWords.fit(["a c"], 9).record()})
+
+
+def test_a_tokenizer_saved_again_has_the_same_numbers() -> None:
+    pytest.importorskip("tokenizers")
+    content = json.loads(BytePairs.fit(["good day"], 300).content)
+    cut = {"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0}
+    again = Given(json.dumps({**content, "truncation": cut}, indent=3))
+    texts, run, other = own_texts(Given(json.dumps(content)), "~/DIR/x.json"), Path("run"), {"tokenizer": "0" * 64}
+    texts.check_pretrained_run(run, other, {"tokenizer": again.record()})
+    with pytest.raises(ConfigError, match=r"this run has data\.tokenizer=~/DIR/x\.json\."):
+        texts.check_pretrained_run(run, other, {"tokenizer": BytePairs.fit(["bad night"], 300).record()})
+
+
+# --- a file of a checkpoint, and a model whose embedding is its head
+
+GPT = ["data=text_file", "task=next_token", "model=gpt", "model.dim=8", "model.depth=1", "model.heads=2"]
+SHORT = ["data.context=8", "data.tokenizer=chars", "trainer.max_steps=1", "data.batch_size=4", "device.threads=1"]
+
+
+def letters_of(folder: Path, letters: str) -> list[str]:
+    """The words of a next-token run on a text of these letters."""
+    (folder / f"{letters}.txt").write_text(letters * 400)
+    return [*GPT, *SHORT, f"data.file={folder / f'{letters}.txt'}"]
+
+
+@pytest.mark.process
+def test_of_other_letters_gpt_takes_all_but_the_embedding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, other = tmp_path / "run", f"hydra.run.dir={tmp_path / 'other'}"
+    assert cli.main(["train", *letters_of(tmp_path, "abcdef"), f"hydra.run.dir={run}"]) == 0
+    same_size = letters_of(tmp_path, "uvwxyz")
+    best = run / "checkpoints" / "best"
+    shutil.copytree(best, tmp_path / "copy")  # without the run's record
+    old = tmp_path / "old" / "checkpoints" / "best"  # whose checkpoint says nothing, but the run does
+    old.mkdir(parents=True)
+    shutil.copy(best / "model.safetensors", old)
+    shutil.copy(run / "summary.json", tmp_path / "old")
+    for source in (run, best / "model.safetensors", tmp_path / "copy" / "model.safetensors", old / "model.safetensors"):
+        capsys.readouterr()
+        assert cli.main(["train", *same_size, f"model.pretrained={source}", other]) == 2
+        error = capsys.readouterr().err
+        assert "is of a run with another tokenizer" in error
+        assert "Train both runs with data.tokenizer=bytes, or leave model.pretrained out." in error
+    assert cli.main(["train", *letters_of(tmp_path, "uvwxyz12"), f"model.pretrained={run}", other]) == 0
+    assert "newly initialised: embedding.weight" in capsys.readouterr().err

@@ -48,7 +48,9 @@ def test_of_many_classes_the_worst_are_shown(capsys: pytest.CaptureFixture[str])
     assert max(map(len, lines)) <= 80
     assert lines[1] == "10 of 12 classes, the lowest recall first:"
     assert [line[0] for line in lines if "50.00 %" in line] == list("lkjihgfedc")
-    assert sum(" -> " in line for line in lines) >= 10
+    head = next(place for place, line in enumerate(lines) if line.startswith("true -> predicted"))
+    rows = lines[head + 1 : lines.index("", head)]
+    assert sum(row.endswith(" %") for row in rows) == 10  # the first line of each: long names are wrapped
     assert lines[-1] == "--json has all classes and the confusion matrix."
 
 

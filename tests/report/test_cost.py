@@ -13,10 +13,10 @@ import torch
 from effbench import build
 from effbench.bench.sources import untrained_source
 from effbench.config.compose import compose
-from effbench.errors import DataError
+from effbench.errors import ConfigError, DataError
 from effbench.log import LOGGER
 from effbench.report.cost import cost, setting_for
-from effbench.run.validate import dry_build, own_setting
+from effbench.run.validate import dry_build, dry_build_own, own_setting
 from effbench.study.measure import inference_costs
 from effbench.units import human_count
 from tests.cli.conftest import Effbench
@@ -88,6 +88,25 @@ def test_an_untrained_text_model_takes_its_random_samples(words: list[str], shap
     assert source.model is not None
     with torch.inference_mode():
         assert source.model(source.samples).shape == shape
+
+
+def test_an_untrained_model_has_the_fitted_vocabulary(texts: list[str]) -> None:
+    source = untrained_source(compose(texts), 4)
+    assert source.facts["model"]["parameters"] == fitted_parameters(texts)
+    # the preview alone has the most token numbers
+    assert own_setting(compose(texts)).modality.provisional
+    told = dry_build_own(compose(texts))
+    assert "(at most " in told
+    assert "(at most " not in dry_build(compose(texts), setting_for(compose(texts)))
+
+
+def test_too_many_token_numbers_are_not_those_of_the_data(texts: list[str]) -> None:
+    pytest.importorskip("transformers")
+    words = [*texts, *DEBERTA, f"model.vocab_rows={NUMBERS}"]
+    words = [word for word in words if word not in ("model=text_cnn", "model.dim=4")]
+    assert dry_build_own(compose(words)).startswith("DebertaV3")
+    with pytest.raises(ConfigError, match=f"at least the {NUMBERS} numbers of the tokenizer"):
+        dry_build_own(compose([*words[:-1], f"model.vocab_rows={NUMBERS - 1}"]))
 
 
 def test_summary_counts_the_model_of_the_fitted_vocabulary(texts: list[str], effbench: Effbench) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from effbench.cli.eval import HELP
 from effbench.data.batches import Batch
 from effbench.metrics import Accuracy, BalancedAccuracy, LabelMacroF1, MacroF1, MeanAbsoluteError
 from effbench.tasks import by_class
@@ -79,6 +81,11 @@ def test_of_very_many_classes_there_is_no_confusion_matrix(
     assert evaluated(task, *drawn)[1] == {"per_class": whole["per_class"], "confusion": None}
 
 
+def test_the_most_classes_of_a_matrix_are_stated() -> None:
+    assert f"no confusions, for more than {by_class.MOST_CLASSES} classes" in HELP
+    assert f"for more than {by_class.MOST_CLASSES} classes" in Path("README.md").read_text(encoding="utf-8")
+
+
 def test_labels_are_scikit_learns() -> None:
     from sklearn.metrics import precision_recall_fscore_support
 
@@ -91,8 +98,9 @@ def test_labels_are_scikit_learns() -> None:
     expected = precision_recall_fscore_support(targets.numpy(), (outputs > 0).numpy(), zero_division=0.0)
     np.testing.assert_allclose(np.nan_to_num(rows_of(found["per_label"])), np.array(expected, dtype=float))
     assert [row["precision"] for row in found["per_label"]][2:] == [None, None]
-    assert [row["f1"] for row in found["per_label"]][2:] == [0.0, 0.0]
-    assert np.mean(rows_of(found["per_label"])[2]) == pytest.approx(values["macro_f1"])
+    # of 0/0 all three are None, and the metric counts an F1 of 0; the last label has samples
+    assert [row["f1"] for row in found["per_label"]][2:] == [None, 0.0]
+    assert np.nan_to_num(rows_of(found["per_label"])[2]).mean() == pytest.approx(values["macro_f1"])
 
 
 def test_without_samples_there_is_nothing_by_class() -> None:

@@ -57,7 +57,7 @@ def text_splits(
         for place, text in enumerate(each):
             if why := text_problem(text):
                 raise DataError(f"{name} {which}: text {place} {why}. Leave it out.")
-    tokenizer = fitted_tokenizer(options.tokenizer, texts["train"], options.vocab_size, options.rules)
+    tokenizer = fitted_tokenizer(options.tokenizer, texts["train"], options.vocab_size, options.rules, classes)
     every = chain.from_iterable(texts.values())
     check_memory(
         bytes_of(every, options.max_length, token_type(tokenizer).itemsize), "max_length", more="give fewer texts"

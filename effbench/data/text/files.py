@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,18 +14,28 @@ from effbench.escaping import for_terminal
 
 TEXT_COLUMN = "text"
 A_TEXT = 'For a text itself, write text="a sentence".'  # `effbench predict` was given it in place of a file
+_NO_NAME = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)  # of what is no file: a text, too
 
 
 def text_files(paths: Sequence[str | Path]) -> list[Path]:
     """Return the files in the given order, those of a folder sorted by name.
 
     Raises:
-        DataError: there is no such file, or a folder has none.
+        DataError: there is no such file, it cannot be seen, or a folder has none.
     """
     for path in paths:
-        if not os.path.exists(path):  # noqa: PTH110 - Path's raises where a sentence is too long for a name
-            raise DataError(f"there is no file {for_terminal(str(path))}. {A_TEXT}")
+        check_there(path)
     return files_of(paths, (*TABLES, ".txt"))
+
+
+def check_there(path: str | Path) -> None:
+    """Raise DataError if nothing has this name, or it cannot be seen; a text in place of a file is told of text=."""
+    try:
+        os.stat(path)  # noqa: PTH116 - a text may be any
+    except (OSError, ValueError) as error:  # ValueError: it holds NUL
+        if isinstance(error, OSError) and error.errno not in _NO_NAME:
+            raise DataError(f"{for_terminal(str(path))} cannot be read: {error.strerror}.") from error
+        raise DataError(f"there is no file {for_terminal(str(path))}. {A_TEXT}") from error
 
 
 def read_texts(path: Path, options: Mapping[str, Any]) -> list[tuple[int, str]]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from effbench.config.options import COUNT
 from effbench.data.modality import AugmentParams, Modality, Settings, tensor_of
+from effbench.data.rules import FIRST, RULES
 from effbench.data.split_checks import as_tensor
 from effbench.data.text.encoding import (
     LONGEST,
@@ -21,8 +22,16 @@ from effbench.data.text.encoding import (
     tell_unknown_of_run,
     text_problem,
 )
-from effbench.data.text.tokenizers import TOKENIZERS, Bytes, Given, Tokenizer, restored_tokenizer, tokenizer_file
-from effbench.errors import ConfigError, DataError, shown
+from effbench.data.text.tokenizers import (
+    TOKENIZERS,
+    Bytes,
+    FirstWords,
+    Given,
+    Tokenizer,
+    restored_tokenizer,
+    tokenizer_file,
+)
+from effbench.errors import ConfigError, DataError, MissingExtraError, shown
 from effbench.escaping import for_terminal
 from effbench.records import sha256_of_plain
 from effbench.special_tokens import PADDING
@@ -122,7 +131,9 @@ class Texts(Modality):
             return cls(shape[0], Given.read(file).vocab_size, None, settings or Settings())
         # the tokenizer is not fitted yet: data.vocab_size is the most that it may have
         vocab_size = Bytes.vocab_size if name == Bytes.name else options.get("vocab_size", VOCAB_SIZE)
-        return cls(shape[0], vocab_size if COUNT.holds(vocab_size) else VOCAB_SIZE, None, settings or Settings())
+        made = cls(shape[0], vocab_size if COUNT.holds(vocab_size) else VOCAB_SIZE, None, settings or Settings())
+        made.provisional = name != Bytes.name
+        return made
 
     @classmethod
     def restored(cls, data: Mapping[str, Any], settings: Settings) -> Self:
@@ -162,22 +173,36 @@ class Texts(Modality):
         """Require the tokenizer of the folder: its weights are for the numbers of this one."""
         if self._tokenizer is None:  # shapes only
             return
-        if self.tokenizer.record() != Given.read(folder / "tokenizer.json").record():
+        if self.tokenizer.numbers() != Given.read(folder / "tokenizer.json").numbers():
             raise ConfigError(
                 f"model.pretrained: '{folder}' has its own tokenizer, and its weights are for the numbers of that one. "
                 f"Write data.tokenizer='{folder}'."
             )
 
-    def check_pretrained_run(self, checkpoint: Path, fitted: Mapping[str, Any]) -> None:
-        """Require the tokenizer of the run: another of the same size gives tokens other numbers."""
-        was = fitted.get("tokenizer")
-        if self._tokenizer is None or was in (None, sha256_of_plain(self.tokenizer.record())):
+    def check_pretrained_run(self, checkpoint: Path, fitted: Mapping[str, Any], recorded: Mapping[str, Any]) -> None:
+        """Require the token numbers of the run: another tokenizer of the same size gives tokens others."""
+        sha256 = fitted.get("tokenizer")
+        if self._tokenizer is None or sha256 == sha256_of_plain(self.tokenizer.record()):
             return
+        chosen = for_terminal(str(self._options.get("tokenizer", self.tokenizer.name)))
+        was = _tokenizer_of(recorded)
+        if was is None and sha256 is None:
+            log.info(
+                f"model.pretrained: the tokenizer of '{checkpoint}' is not recorded there; its weights must be for the "
+                f"token numbers of this run's data.tokenizer={chosen}"
+            )
+            return
+        if was is not None and was.numbers() == self.tokenizer.numbers():
+            return
+        rule = was is not None and was.name == self.tokenizer.name and was.rule != self.tokenizer.rule
+        other = f" by data.rules={FIRST if isinstance(was, FirstWords) else RULES}" if rule else ""
+        # a file's tokenizer is refused for targets that are tokens: it does not give the text back
+        file = ", or with one data.tokenizer=FILE.json of the package tokenizers" * (self.target_kind != "tokens")
         raise ConfigError(
-            f"model.pretrained: '{checkpoint}' is of a run with another tokenizer, and its weights are for the token "
-            f"numbers of that one; this run has data.tokenizer={self.tokenizer.name}. chars, words and bpe are fitted "
-            "to the train texts, so that a tokenizer of theirs is only that of the same texts. Train both runs with "
-            "data.tokenizer=bytes, or with one data.tokenizer=FILE.json of the package tokenizers, or leave "
+            f"model.pretrained: '{checkpoint}' is of a run with another tokenizer{other}, and its weights are for the "
+            f"token numbers of that one; this run has data.tokenizer={chosen}. chars, words and bpe are fitted to the "
+            "train texts, so that a tokenizer of theirs is only that of the same texts"
+            f"{' and the same data.rules' if rule else ''}. Train both runs with data.tokenizer=bytes{file}, or leave "
             "model.pretrained out."
         )
 
@@ -304,6 +329,14 @@ class Texts(Modality):
             },
             "normalisation_inside": None,
         }
+
+
+def _tokenizer_of(recorded: Mapping[str, Any]) -> Tokenizer | None:
+    """Return the tokenizer of a run's record of its data; None if it holds none, or none that can be read here."""
+    try:
+        return restored_tokenizer(recorded.get("tokenizer"))
+    except (ValueError, MissingExtraError):
+        return None
 
 
 class Encoder:

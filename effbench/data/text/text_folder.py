@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from effbench.data.rules import RULES
 from effbench.data.splits import Split, Splits
 from effbench.data.table_files import ENCODING, TABLES, decoded
 from effbench.data.text.encoding import MAX_LENGTH, VOCAB_SIZE, TextOptions, text_problem
-from effbench.data.text.files import A_TEXT
+from effbench.data.text.files import check_there
 from effbench.data.text.modality import TEXTS, Encoder, Texts
 from effbench.data.text.text_csv import Sample, labelled_splits, other_samples, texts_of
 from effbench.errors import ConfigError, DataError, shown, unknown_name
@@ -187,8 +186,7 @@ def _holds_the_runs(options: Mapping[str, Any], recorded: Mapping[str, Any]) -> 
 def _given(paths: Sequence[str], kind: FileKind) -> Iterator[Path]:
     """Yield the files in the given order; those of a folder and below sorted by name."""
     for path in map(expanded, paths):
-        if not os.path.exists(path):  # noqa: PTH110 - Path's raises where a sentence is too long for a name
-            raise DataError(f"there is no file {printable(path)}. {A_TEXT}")
+        check_there(path)
         if path.is_dir():
             files, _ = walk(path, kind)
             if not files:

@@ -21,10 +21,9 @@ from effbench.data.rules import RULES
 from effbench.data.text.tokenizer_parts import check_growth, check_own_parts
 from effbench.errors import ConfigError, DataError, MissingExtraError, shown, unknown_name
 from effbench.escaping import for_terminal
-from effbench.guarded import read_text
+from effbench.guarded import TEXT_BYTES, read_text
 from effbench.special_tokens import PADDING, UNKNOWN
 from effbench.strict_json import json_text
-from effbench.units import human_bytes
 
 _FIRST_WORD = re.compile(r"\w+|[^\w\s]")  # a run of letters and digits, or one other character
 _JOINERS = "\u200c\u200d"  # zero-width signs within words of Persian and Indian scripts
@@ -79,6 +78,10 @@ class Tokenizer(ABC):
     def record(self) -> dict[str, Any]:
         """Return plain values from which `restored` makes the same tokenizer."""
         return {"name": self.name}
+
+    def numbers(self) -> dict[str, Any]:
+        """Return plain values that are equal for tokenizers whose numbers stand for the same tokens."""
+        return self.record()
 
     @classmethod
     @abstractmethod
@@ -154,6 +157,9 @@ class _Listed(Tokenizer):
 
     def record(self) -> dict[str, Any]:
         return {"name": self.recorded or self.name, "tokens": list(self.tokens)}
+
+    def numbers(self) -> dict[str, Any]:
+        return {**self.record(), "name": self.name}  # the same for words of all rules
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
@@ -307,6 +313,10 @@ class BytePairs(Tokenizer):
     def record(self) -> dict[str, Any]:
         return {"name": self.name, "content": self.content}
 
+    def numbers(self) -> dict[str, Any]:
+        # as the library writes it now: a file may be written in another way, or be set to cut and pad texts
+        return {"content": json.loads(self._own.to_str())}
+
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
         content = record.get("content")
@@ -396,7 +406,8 @@ _WRITE_IT = (
     "Fetch it again; for a folder of transformers without it, "
     "transformers.AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR) writes tokenizer.json."
 )
-_MOST_RECORDED, _MOST_JSON = 3_000_000, 100_000_000  # bytes, of the 4 MB of a summary; characters
+_MOST_RECORDED = TEXT_BYTES - 100_000  # bytes; the rest of a summary is for its other parts
+_MOST_JSON = 100_000_000  # characters
 _MOST_NUMBERS = 5_000_000  # token numbers; published models have 30,000 to 300,000
 TOKENIZERS: dict[str, type[Tokenizer]] = {kind.name: kind for kind in (Bytes, Characters, Words, BytePairs)}
 LEAST_VOCAB = {"bytes": 257, "chars": 3, "words": 3, "bpe": 257}  # padding and unknown, and one token or all bytes
@@ -419,7 +430,9 @@ def tokenizer_file(name: object) -> Path | None:
     return path / "tokenizer.json" if path.is_dir() else path
 
 
-def fitted_tokenizer(name: str, texts: Iterable[str], vocab_size: int, rules: int = RULES) -> Tokenizer:
+def fitted_tokenizer(
+    name: str, texts: Iterable[str], vocab_size: int, rules: int = RULES, outputs: Sequence[str] = ()
+) -> Tokenizer:
     """Return the tokenizer of data.tokenizer, fitted to texts or read from its file.
 
     Args:
@@ -427,6 +440,7 @@ def fitted_tokenizer(name: str, texts: Iterable[str], vocab_size: int, rules: in
         texts: of the train split.
         vocab_size: most token numbers of a fitted one.
         rules: see effbench/data/rules.py.
+        outputs: names of the classes, which a run's record holds too.
 
     Raises:
         DataError: the file is no tokenizer, or the tokens are too long for a run's record.
@@ -436,7 +450,7 @@ def fitted_tokenizer(name: str, texts: Iterable[str], vocab_size: int, rules: in
         return Given.read(path)
     kind = tokenizer_class(name)
     found = (FirstWords if kind is Words and rules < RULES else kind).fit(texts, vocab_size)
-    check_recorded(name, found)
+    check_recorded(name, found, outputs)
     return found
 
 
@@ -446,15 +460,15 @@ def check_recorded(name: str, tokenizer: Tokenizer, outputs: Sequence[str] = ())
     Args:
         name: data.tokenizer.
         tokenizer: fitted.
-        outputs: names of a model's outputs, if they are the token numbers: the record lists them too.
+        outputs: names of a model's outputs, classes or token numbers: the record lists them too.
     """
     # the bytes of summary.json: indented, and a letter has up to four
-    content = {"data": {"tokenizer": tokenizer.record(), "classes": outputs}}
+    content = {"data": {"tokenizer": tokenizer.record(), "classes": list(outputs)}}
     size = len(json_text(content).encode("utf-8", "backslashreplace"))
     if size > _MOST_RECORDED:
         raise DataError(
-            f"data.tokenizer={name}: its {tokenizer.vocab_size:,} tokens take {human_bytes(size)} in a run's record, "
-            f"which has room for {human_bytes(_MOST_RECORDED)}. Lower data.vocab_size, or take data.tokenizer=bytes, "
+            f"data.tokenizer={name}: its {tokenizer.vocab_size:,} tokens take {size:,} bytes in a run's record, "
+            f"which has room for {_MOST_RECORDED:,}. Lower data.vocab_size, or take data.tokenizer=bytes, "
             "which has no list of tokens."
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,17 @@ def test_a_file_without_a_text_is_named(kind: type[Texts], name: str, content: s
 def test_a_sentence_in_place_of_a_file_is_told_of_text(kind: type[Texts], text: str) -> None:
     with pytest.raises(DataError, match=r'there is no file Guten Tag.*write text="a sentence"'):
         answered(of_bytes(kind), Path(text))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_that_cannot_be_seen_is_no_sentence(kind: type[Texts], monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.stat", closed)  # root may enter every folder
+        with pytest.raises(DataError, match=r"^closed/a\.txt cannot be read: Permission denied\.$"):
+            answered(of_bytes(kind), Path("closed/a.txt"))
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
