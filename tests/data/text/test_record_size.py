@@ -1,4 +1,7 @@
-"""The guard on a tokenizer's size: what it lets through can be read again, in a run's record and in an export's."""
+"""The guard on a tokenizer's size: what it lets through can be read again, in a run's record and in an export's.
+
+White-box: `_MOST_RECORDED` is the limit itself.
+"""
 
 from __future__ import annotations
 
