@@ -17,9 +17,11 @@ from effbench.bench.low_precision import InBfloat16
 from effbench.bench.sources import Source
 from effbench.bench.worker import KERNELS
 from effbench.errors import EffbenchError, MissingExtraError, first_line
-from effbench.export.formats import FORMATS, export_bytes, require_libraries
-from effbench.export.interface import unfit_reason
+from effbench.export.formats import FORMATS, export_bytes, load_exported, require_libraries
+from effbench.export.interface import Forward, unfit_reason
+from effbench.export.parity import compare, lengths_of, require
 from effbench.export.portable import Portable
+from effbench.run.export_options import TOLERANCE
 
 
 @dataclass(frozen=True)
@@ -132,12 +134,29 @@ def _export(source: Source, format_name: str, path: Path, most: int) -> None:
         )
         path.write_bytes(content)
 
+    if source.free_length is None:
+        written(None)
+        return
     try:  # as `effbench export` does: a file of one length is faster, and not what users get
         written(source.free_length)
+        _check_lengths(source, load_exported(format_name, path), f"format={format_name}")
     except EffbenchError:
-        if source.free_length is None:
-            raise
         written(None)
+
+
+def _check_lengths(source: Source, exported: Forward, what: str) -> None:
+    """Raise ThresholdError unless a file gives the model's answers for samples of several lengths.
+
+    Some exporters write files that say that they take any length, and fail at some.
+
+    Args:
+        source: what is measured.
+        exported: the file as its runtime executes it.
+        what: for the message.
+    """
+    sample = source.samples[:1]
+    parity = compare(_model(source), exported, sample, 1, lambda *_: torch.ones(1), lengths_of(sample.shape[1]))
+    require(parity, TOLERANCE, what, source.unit)
 
 
 def _write_aot_inductor(source: Source, path: Path) -> None:

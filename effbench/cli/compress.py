@@ -33,7 +33,8 @@ quantize: weights and activations in 8 bits, in an ONNX file (extra effbench[onn
 of 8, 32, 128, 512 that hold the bound), dynamic from each input, for ONNX Runtime only; scheme=auto takes dynamic for
 texts and for models with attention if backend=onnxruntime, else static; scheme=bf16 only stores weights in 16 bits. If
 more than `max_drop` points of validation accuracy are lost (without accuracy: percent of the loss), the layers that
-move outputs most stay in float32, as few as hold it; exit code 3 if none does.
+move outputs most stay in float32, as few as hold it (OpenVINO: as NNCF's accuracy control chooses); exit code 3 if none
+does.
 
 structured: removes `ratio` of each layer's channels with all that depends on them, of a transformer the hidden units of
 its feed-forward blocks (extra effbench[compress]); the number kept is a multiple of `round_to`. unstructured: sets the

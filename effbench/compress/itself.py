@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from effbench.bench.options import BenchOptions
 from effbench.bench.run import answering, bench_source, thread_count
 from effbench.bench.scratch import scratch
 from effbench.bench.sources import Source, source_of
+from effbench.compress.arms import JUDGED_BY, more_lost
 from effbench.compress.mixed import within
 from effbench.compress.options import has_file
 from effbench.compress.target import SearchOptions
 from effbench.errors import EffbenchError, MissingExtraError, first_line
-from effbench.report.deployment import SINGLE_STREAM
 from effbench.run.run import Run
 
 log = logging.getLogger(__name__)
@@ -36,10 +35,9 @@ def reached_already(source: Run, options: SearchOptions) -> dict[str, Any] | Non
     if target.relative:
         return None
     log.info("measuring the run itself, without compression")
-    bench = replace(options.measured, max_drop=options.max_drop)
-    itself = source_of(source, options.checkpoint, bench.samples)
+    itself = source_of(source, options.checkpoint, options.measured.samples)
     try:
-        found = _fastest(bench_source(itself, bench)) if target.latency else _smallest(itself, bench)
+        found = (_fastest if target.latency else _smallest)(itself, options.measured, options.max_drop)
     except MissingExtraError:
         raise
     except EffbenchError as error:  # a compressed model may run nevertheless
@@ -52,31 +50,48 @@ def reached_already(source: Run, options: SearchOptions) -> dict[str, Any] | Non
     return {**about, **found, "seconds": round(time.monotonic() - begun, 1), "candidates": []}
 
 
-def _fastest(record: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the backend with the least latency and its p50; None if none keeps the accuracy. record: of bench."""
-    if (named := record["verdicts"][SINGLE_STREAM]) is None:
+def _fastest(itself: Source, bench: BenchOptions, max_drop: float) -> dict[str, Any] | None:
+    """Return the backend with the least latency and its p50; None if none keeps the bound.
+
+    Args:
+        itself: the run.
+        bench: how it is measured.
+        max_drop: what may be lost, in its unit.
+    """
+    record = bench_source(itself, bench)
+    kept = [row for row in _kept(record["arms"], itself, max_drop) if "1" in row["batches"]]
+    if not kept:
         return None
-    [arm] = [each for each in record["arms"] if each["backend"] == named["best"]]
-    p50, margin = arm["batches"]["1"]["latency_s"]["p50"], 1 + record["margin"]
+    least = min(kept, key=lambda row: float(_p50(row)["estimate"]))
+    p50, margin = _p50(least), 1 + record["margin"]
     ends = {"value_low": p50["low"] / margin, "value_high": p50["high"] * margin}
-    return {**_named(arm), "value": p50["estimate"], **ends}
+    return {**_named(least), "value": p50["estimate"], **ends}
 
 
-def _smallest(itself: Source, bench: BenchOptions) -> dict[str, Any] | None:
-    """Return the backend with the smallest file that can be exported; None if none keeps the accuracy."""
+def _p50(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = row["batches"]["1"]["latency_s"]["p50"]
+    return found
+
+
+def _smallest(itself: Source, bench: BenchOptions, max_drop: float) -> dict[str, Any] | None:
+    """Return the backend with the smallest file that can be exported; None if none keeps the bound. See `_fastest`."""
     with scratch() as folder, thread_count(bench.threads):
         rows, _ = answering(itself, bench, folder)
-    kept = [row for name, row in rows.items() if has_file(name) and _keeps(row, bench.max_drop)]
+    kept = [row for row in _kept(list(rows.values()), itself, max_drop) if has_file(row["backend"])]
     if not kept:
         return None
     least = min(kept, key=lambda row: int(row["bytes"]))
     return {**_named(least), **dict.fromkeys(("value", "value_low", "value_high"), least["bytes"])}
 
 
-def _keeps(row: Mapping[str, Any], max_drop: float) -> bool:
-    return row["status"] == "ok" and (row["lost"] is None or within(row["lost"]["estimate"], max_drop))
+def _kept(rows: Sequence[Mapping[str, Any]], itself: Source, max_drop: float) -> list[dict[str, Any]]:
+    """Return the rows of backends that work and keep the bound, judged as those of candidates are, with `more`."""
+    more = more_lost(rows, JUDGED_BY[""], itself)
+    working = [{**row, "more": more.get(row["backend"], 0.0)} for row in rows if row["status"] == "ok"]
+    return [row for row in working if within(row["more"], max_drop)]
 
 
 def _named(arm: Mapping[str, Any]) -> dict[str, Any]:
     """Return the backend with what is lost with it, which proves that it keeps the bound."""
-    return {"backend": arm["backend"], "backend_lost": arm["lost"], "backend_lost_of": arm.get("lost_of")}
+    lost = {"backend_lost": arm["lost"], "backend_lost_of": arm.get("lost_of"), "more": arm["more"]}
+    return {"backend": arm["backend"], **lost}

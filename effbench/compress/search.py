@@ -184,7 +184,7 @@ def _value(target: Target, speed: Mapping[str, Any], arm: Mapping[str, Any]) -> 
     """
     if not target.latency:
         before = bytes_of(speed, "before")
-        if before is None:
+        if target.relative and before is None:
             return None
         size = arm["bytes"] / (before if target.relative else 1)
         return Interval(size, size, size, 1)
@@ -218,9 +218,9 @@ def search(source: Run, options: SearchOptions, target: Path) -> dict[str, Any]:
         ThresholdError: no candidate holds the bound of what may be lost.
         EffbenchError: no candidate could be made; that of the first one.
     """
+    tested_split(source, "val", MOST)  # data that cannot be read say nothing about candidates
     # a command that was killed goes on with the candidates it had, also if it gets more minutes
     with making(target, plan_of(source, options.checkpoint, replace(options, minutes=1.0))) as hidden:
-        tested_split(source, "val", MOST)  # data that cannot be read say nothing about candidates
         if (own := reached_already(source, options)) is not None:
             empty(hidden)
             return {"source": {"run": str(source.folder)}, "search": own, "path": None}

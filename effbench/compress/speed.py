@@ -60,13 +60,14 @@ def speeds(
     after = _source_of_result(before, result, options)
     judged_by = {"before": JUDGED_BY[""], "after": JUDGED_BY[next(iter(after.files), "")]}
     place = tempfile.TemporaryDirectory(prefix=".speed-", dir=_roomier(result.folder))
-    with place as name, thread_count(options.threads):
+    with place as folder, thread_count(options.threads):
         rows, arms = [], []
         for side, each in zip(SIDES, (before, after), strict=True):
-            own = Path(name) / side
+            own = Path(folder) / side
             own.mkdir()
             found, working = answering(each, _readable(each, options), own)
-            rows += [{"side": side, **row} for row in found.values()]
+            more = more_lost(list(found.values()), judged_by[side], each, result if each.files else None)
+            rows += [{"side": side, **row, "more": more.get(name)} for name, row in found.items()]
             for arm in working:
                 arm.name = f"{side} {arm.name}"
             arms += working
@@ -76,14 +77,7 @@ def speeds(
         # the fast one: differences of eager mode would be small beside the time of its layers' calls
         first = next((arm for arm in arms if arm.backend == "onnxruntime"), arms[0])
         control = Arm(first.name + AGAIN, first.backend, first.file)
-        measure([*arms, control], batch_files(before, options, Path(name)), options, Path(name))
-    # the model of checkpoints is what its own backends are compared with: it loses nothing of itself
-    known = {"before": 0.0, "after": float(validation["drop"]) if after.files else 0.0}
-    for side in SIDES:
-        own_rows = [row for row in rows if row["side"] == side]
-        more = more_lost(own_rows, judged_by[side], known[side])
-        for row in own_rows:
-            row["more"] = more.get(row["backend"])
+        measure([*arms, control], batch_files(before, options, Path(folder)), options, Path(folder))
     if bounded:
         most = {"before": options.max_drop, "after": left(validation, options.max_drop)}
         worse = _over(rows, {arm.name for arm in arms if not arm.failed}, most)

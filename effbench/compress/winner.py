@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from effbench.bench.backends import BACKENDS
-from effbench.compress.making import PLAN
-from effbench.compress.options import has_file
+from effbench.compress.making import CHOSEN
+from effbench.compress.options import ELSEWHERE, has_file
 from effbench.compress.record import write_compression
 from effbench.compress.run import loaded_result
 from effbench.compress.trial import FAULTS, Trial
 from effbench.errors import first_line
 from effbench.export.files import record_path
-from effbench.records import write_text
+from effbench.records import naming_disk_faults, write_text
 from effbench.report.compression import FILES, NAME, PRUNED
 from effbench.run.export import export_loaded
 from effbench.run.export_options import TOLERANCE, Wanted
@@ -92,7 +92,7 @@ def written_file(best: Candidate, source: Run, final: Path, latency: bool) -> di
         return facts
     kind = format_of(arm["backend"], latency)
     if kind is None:
-        return {**facts, "bytes": None, "no_file": f"backend={arm['backend']} runs the checkpoint."}
+        return {**facts, "bytes": None, "no_file": _without_file(arm["backend"])}
     try:
         run = loaded_result(best.trial.folder, source)
         made = export_loaded(run, Wanted(kind, "best", "", TOLERANCE, None, True, "file"))
@@ -104,37 +104,51 @@ def written_file(best: Candidate, source: Run, final: Path, latency: bool) -> di
     return {**facts, "file": Path(made["path"]).name, "bytes": made["bytes"]}
 
 
+def _without_file(backend: str) -> str:
+    if BACKENDS[backend].file == "aot_inductor":
+        return f"backend={backend} runs a package that torch compiles from the checkpoint; effbench writes none."
+    return f"backend={backend} runs the checkpoint."
+
+
 def keep(best: Candidate, source: Run, hidden: Path, final: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave the best candidate alone in `hidden`, and return its record.
+    """Make the folder that is published of the best candidate, and return its record.
+
+    All candidates stay as they are: a command that is killed here goes on with them.
 
     Args:
         best: the candidate.
         source: the run.
         hidden: holds a folder a candidate.
-        final: the name of `hidden` in the end.
+        final: the name of the published folder in the end.
         facts: of the search.
     """
-    (hidden / PLAN).unlink()  # from here on the folder is of no use to another command
-    places = {best.trial.folder: hidden}
+    chosen, run = hidden / CHOSEN, source.folder.resolve()
+    shutil.rmtree(chosen, ignore_errors=True)  # a killed command was at it
+    _copy(best.trial.folder, chosen)
     if best.pruned is not None:
-        places[best.pruned.folder] = hidden / PRUNED
-    for path in hidden.iterdir():
-        if path.is_dir() and path not in places:
-            shutil.rmtree(path)
-    run = source.folder.resolve()
-    if best.pruned is not None:
-        best.pruned.folder.rename(hidden / PRUNED)
-        _rewrite(hidden / PRUNED, os.path.relpath(run, (final / PRUNED).resolve()), {})
-    for path in best.trial.folder.iterdir():
-        path.rename(hidden / path.name)
-    best.trial.folder.rmdir()
+        _copy(best.pruned.folder, chosen / PRUNED)
+        _rewrite(chosen / PRUNED, os.path.relpath(run, (final / PRUNED).resolve()), {})
     before = PRUNED if best.pruned else os.path.relpath(run, final.resolve())
-    record = _rewrite(hidden, before, {"search": dict(facts)})
+    record = _rewrite(chosen, before, {"search": dict(facts)})
     if best.pruned is not None and record.get("file"):
-        _name_run(record_path(hidden / FILES / record["file"]), final / PRUNED)
+        _name_run(record_path(chosen / FILES / record["file"]), final / PRUNED)
     elif facts["file"] and not record.get("file"):
-        _name_run(record_path(hidden / FILES / facts["file"]), final)
+        _name_run(record_path(chosen / FILES / facts["file"]), final)
     return record
+
+
+def _copy(folder: Path, target: Path) -> None:
+    with naming_disk_faults(target, elsewhere=ELSEWHERE):
+        shutil.copytree(folder, target, symlinks=True, copy_function=_linked)
+
+
+def _linked(path: str, target: str) -> None:
+    """Give a file a second name, which takes no space: records are replaced, never changed. Else copy it."""
+    try:
+        os.link(path, target, follow_symlinks=False)
+    except OSError:  # the file system has no such names
+        with naming_disk_faults(Path(target), elsewhere=ELSEWHERE):
+            shutil.copy2(path, target, follow_symlinks=False)
 
 
 def _rewrite(folder: Path, run: str, added: Mapping[str, Any]) -> dict[str, Any]:

@@ -61,6 +61,11 @@ class Parity:
         )
 
 
+def lengths_of(most: int) -> tuple[int, ...]:
+    """Return the lengths that a file of a free length is compared at. most: the greatest."""
+    return tuple(sorted({1, min(2, most), -(-most // 2), most}))
+
+
 @torch.inference_mode()
 def compare(
     model: Forward,

@@ -287,12 +287,12 @@ def compared(run: Run, model: nn.Module, exported: Forward, samples: Tensor, fre
         samples: as the file takes them.
         free_length: name of the free dimension; with it several lengths are compared.
     """
-    from effbench.export.parity import compare
+    from effbench.export.parity import compare, lengths_of
 
     modality, rescaler = run.modality(), run.task.rescaler()
     # the batch size of evaluation fits the memory
-    size, most = run.config.data.eval_batch_size, samples.shape[1]
-    lengths = sorted({1, min(2, most), -(-most // 2), most}) if free_length else ()
+    size = run.config.data.eval_batch_size
+    lengths = lengths_of(samples.shape[1]) if free_length else ()
     return compare(
         lambda batch: rescaler(model(modality.normalise(batch))), exported, samples, size, run.task.same_answer, lengths
     )

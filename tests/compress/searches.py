@@ -14,7 +14,7 @@ from effbench.compress import trial as trials
 from effbench.compress.options import CompressOptions
 from effbench.compress.search import search
 from effbench.compress.target import SearchOptions, Target
-from effbench.errors import ConfigError, EffbenchError, ThresholdError
+from effbench.errors import ConfigError, DataError, EffbenchError, ThresholdError
 
 # (part of the latency of its source, points lost) of each compression
 COSTS = {
@@ -28,7 +28,8 @@ COSTS = {
 REFUSED: dict[str, float] = {}
 FAILING: dict[Any, BaseException] = {}  # option -> what its compression raises
 ARM: dict[str, Any] = {}  # what is said of every backend, beside its name
-ABOUT: dict[str, Any] = {}  # margin of the measurement, fastest backend, exported bytes or what the export raises
+# margin of the measurement, fastest backend, exported bytes or what the export raises, side -> status of its backends
+ABOUT: dict[str, Any] = {}
 SPREAD = {"low": 0.9, "high": 1.1}  # ends of every interval, as parts of the estimate
 
 
@@ -44,7 +45,10 @@ def speed(part: float) -> dict[str, Any]:
     arm = {"backend": "onnxruntime", "bytes": 100, "batches": {"1": {"latency_s": {"p50": around(1.0)}}}, **ARM}
     eager = {**arm, "backend": "eager", "bytes": 1}  # of a pickled module, which no user gets
     before, after = (
-        [{**each, "side": side, "bytes": each["bytes"] * left} for each in (arm, eager)]
+        [
+            {**each, "side": side, "bytes": each["bytes"] * left, "status": ABOUT.get(side, "ok")}
+            for each in (arm, eager, {**eager, "backend": "aot_inductor"})
+        ]
         for side, left in (("before", 1), ("after", part))
     )
     return {
@@ -52,6 +56,11 @@ def speed(part: float) -> dict[str, Any]:
         "fastest": {"before": "onnxruntime", "after": ABOUT.get("fastest", "onnxruntime")},
         "fastest_ratio": around(part), "doubts": ["the clock changed"],
     }  # fmt: skip
+
+
+def gone(*_: Any) -> None:
+    """In the place of what reads data."""
+    raise DataError("data.root=/nowhere: no such folder.")
 
 
 class Source:
@@ -124,14 +133,16 @@ def searched(tmp_path: Path, target: str, **options: Any) -> dict[str, Any]:
 
 def benched(p50: float, high: float, margin: float = 0.0, size: int = 5_000_000) -> dict[str, Any]:
     """What bench_source finds of the run: eager, whose pickled module no user gets, and a faster backend."""
-    slow, fast = ({"p50": {"estimate": each, "low": 0.9 * each, "high": high}} for each in (10 * p50, p50))
-    ok = {"status": "ok", "lost": {"estimate": 0.0}}
+    slow, fast, least = (
+        {"p50": {"estimate": part * p50, "low": 0.9 * part * p50, "high": part * high}} for part in (10, 1, 0.1)
+    )
+    ok = {"status": "ok", "lost": {"estimate": 0.0}, "lost_of": "accuracy", "metrics": {"loss": 2.0}}
     return {
-        "margin": margin, "verdicts": {"single_stream": {"best": "onnxruntime"}},
+        "margin": margin,
         "arms": [
             {"backend": "eager", **ok, "bytes": 1, "batches": {"1": {"latency_s": slow}}},
             {"backend": "onnxruntime", **ok, "bytes": size, "batches": {"1": {"latency_s": fast}}},
-            {"backend": "bf16", **ok, "lost": {"estimate": 3.0}, "bytes": 1, "batches": {}},
+            {"backend": "bf16", **ok, "lost": {"estimate": 3.0}, "bytes": 1, "batches": {"1": {"latency_s": least}}},
             {"backend": "openvino_f32", "status": "failed", "reason": "it is not there"},
         ],
     }  # fmt: skip

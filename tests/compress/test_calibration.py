@@ -1,11 +1,10 @@
 """How many samples ranges are taken from, and for which processors the weights are.
 
-White-box: no small model needs more than 8 samples, and this machine has one kind of processor.
+White-box: no small model needs more than 8 samples.
 """
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from effbench.compress import quantize as quantizing
 from effbench.compress.mixed import Judged
 from effbench.compress.options import QuantizeOptions
 from effbench.compress.quantize import _calibrated
-from effbench.export import opening
 from effbench.report.before_after import _quantized_sentence
 
 
@@ -53,23 +51,3 @@ def test_auto_ends_where_the_run_has_no_more_samples(
 def test_bits_of_weights_are_told(bits: int | None, text: str) -> None:
     details: dict[str, Any] = {"scheme": "static", "calibration": 8, "layers": 2, "floating": [], "weight_bits": bits}
     assert list(_quantized_sentence(details))[1:] == ([text] if text else [])
-
-
-@pytest.mark.parametrize(
-    ("quantized", "products", "warned"),
-    [
-        ({"weight_bits": 8}, False, True),
-        ({"weight_bits": 8}, True, False),
-        ({"weight_bits": 7}, False, False),
-        ({}, False, False),
-        (None, False, False),
-        ("8", False, False),
-    ],
-)
-def test_8_bits_are_warned_of_where_they_saturate(
-    quantized: Any, products: bool, warned: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(opening, "has_int8_products", lambda: products)
-    with caplog.at_level(logging.WARNING, "effbench"):
-        opening._warn_of_weights(Path("small.onnx"), {"quantized": quantized})
-    assert ("small.onnx has weights of 8 bits" in caplog.text) is warned

@@ -18,7 +18,7 @@ from effbench.compress.making import making
 from effbench.compress.options import CompressOptions
 from effbench.compress.quantize import _named_faults
 from effbench.compress.trial import tried
-from effbench.errors import EffbenchError, ThresholdError
+from effbench.errors import ConfigError, DataError, EffbenchError, ThresholdError
 from effbench.records import NoSpaceError
 
 
@@ -92,13 +92,48 @@ def test_only_the_same_command_finds_what_a_killed_one_finished(plan: str, kept:
     assert [path.name for path in tmp_path.iterdir()] == ["result"]
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, EffbenchError])
-def test_where_nothing_is_finished_nothing_is_left(error: type[BaseException], tmp_path: Path) -> None:
-    with pytest.raises(error), making(tmp_path / "result", "mine") as hidden:  # noqa: PT012
-        if error is EffbenchError:
+@pytest.mark.parametrize(
+    ("error", "plan", "finished"),
+    [
+        (KeyboardInterrupt, "mine", False),
+        (EffbenchError, "mine", False),
+        (ThresholdError, "mine", True),  # the same command would end with it again
+        (EffbenchError, "", True),  # half of the only result
+    ],
+)
+def test_what_no_command_can_go_on_with_is_removed(
+    error: type[BaseException], plan: str, finished: bool, tmp_path: Path
+) -> None:
+    with pytest.raises(error), making(tmp_path / "result", plan) as hidden:  # noqa: PT012
+        if finished:
             (hidden / "ratio-0.1").mkdir()
         raise error
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, DataError, ValueError, NoSpaceError])
+def test_an_error_leaves_what_is_finished(
+    error: type[BaseException], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "effbench")
+    with pytest.raises(error), making(tmp_path / "result", "mine") as hidden:  # noqa: PT012
+        (hidden / "ratio-0.1").mkdir()
+        raise error
+    told = f"is kept in {hidden}: the same command goes on with it; to begin afresh, remove that folder"
+    assert told in caplog.text
+    with making(tmp_path / "result", "mine") as hidden:
+        assert (hidden / "ratio-0.1").is_dir()
+    assert [path.name for path in tmp_path.iterdir()] == ["result"]
+
+
+def test_results_stay_if_the_place_was_taken_meanwhile(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="exists"), making(tmp_path / "result", "mine") as hidden:  # noqa: PT012
+        (hidden / "ratio-0.1").mkdir()
+        (tmp_path / "result").mkdir()
+    (tmp_path / "result").rmdir()
+    with making(tmp_path / "result", "mine"):
+        pass
+    assert [path.name for path in (tmp_path / "result").iterdir()] == ["ratio-0.1"]
 
 
 def test_a_folder_that_is_left_empty_is_not_published(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ The measurements themselves are replaced by known times and losses.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,10 @@ from effbench.compress import speed as speeding
 from effbench.compress.drop import PERCENT, POINTS
 from effbench.compress.options import measuring
 from effbench.compress.speed import speeds
+from effbench.export import opening
 from effbench.report.before_after import sentences
+from effbench.tasks.losses import MeanSquaredError
+from effbench.tasks.regression import Regression
 from tests.bench.test_analysis import processes
 
 SECONDS = {"eager": 0.010, "onnxruntime": 0.004, "openvino_f32": 0.001}
@@ -32,6 +36,9 @@ def measured(
     monkeypatch: pytest.MonkeyPatch,
     seen: list[Path] | None = None,
     drop: float | None = None,
+    source: Source | None = None,
+    backends: Sequence[str] = tuple(SECONDS),
+    model: Callable[[str], Any] | None = None,
 ) -> dict[str, Any]:
     """Both sides by three backends. lost: by backend after, (estimate, lower end) in points; before, none is lost.
 
@@ -44,6 +51,9 @@ def measured(
         monkeypatch: of the test.
         seen: gets the folders of the files.
         drop: what the result loses, for a search with max_drop=0.5; None: no search.
+        source: what both sides are; None: nothing that has a model.
+        backends: that are measured.
+        model: of the result.
     """
     sides: list[dict[str, tuple[float, float]]] = [{}, lost]
 
@@ -64,16 +74,16 @@ def measured(
         for number, arm in enumerate(arms):
             arm.processes += processes(SECONDS[arm.backend], seed=number)
 
-    source = Source({}, torch.zeros(1, 1), "row")
+    known = source or Source({}, torch.zeros(1, 1), "row")
     for name, value in {
-        "answering": answering, "measure": measure, "source_of": lambda *_: source, "batch_files": lambda *_: {},
+        "answering": answering, "measure": measure, "source_of": lambda *_: known, "batch_files": lambda *_: {},
     }.items():  # fmt: skip
         monkeypatch.setattr(speeding, name, value)
-    result: Any = SimpleNamespace(folder=tmp_path)
+    result: Any = SimpleNamespace(folder=tmp_path, model=model)
     points = {"drop": drop or 0.0, "of": POINTS if of == "accuracy" else PERCENT}
     validation = {**points, "loss_before": 2.0, "loss_after": 2.0 * (1 + (drop or 0.0) / 100)}
     run: Any = SimpleNamespace()
-    return speeds(run, "best", result, measuring(), validation, drop is not None)
+    return speeds(run, "best", result, measuring(backends=backends), validation, drop is not None)
 
 
 @pytest.mark.parametrize(
@@ -121,6 +131,28 @@ def test_a_search_names_no_backend_that_loses_too_much(
     record = {"test": {"lost": None, "lost_of": None}, "details": {}, "speed": found, "method": "structured"}
     said = sentences({**record, "validation": {"of": POINTS if of == "accuracy" else PERCENT}})
     assert any(f"with which {wanted:.2f} p" in each for each in said) is bool(found["left_out"])
+
+
+@pytest.mark.parametrize(("quantized", "more"), [(False, 50), (True, 20)])
+def test_the_judge_is_asked_where_its_backend_is_not_measured(
+    quantized: bool, more: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The only backend has a loss of 6, the run's model one of 4, and the quantized file one of 5."""
+
+    def model(number: float) -> Any:
+        return lambda rows: torch.full((len(rows), 1), number**0.5)
+
+    if quantized:
+        monkeypatch.setattr(speeding, "compressed_file", lambda _: tmp_path / "small.onnx")
+        monkeypatch.setattr(opening, "read_record", lambda _: {"format": "onnx"})
+    task = Regression(MeanSquaredError(), [], 1)
+    source = Source({}, torch.zeros(4, 1), "row", model(4.0), targets=torch.zeros(4, 1), task=task)
+    found = measured(
+        {"openvino_f32": (200.0, 0.0)}, "answers", tmp_path, monkeypatch, drop=0.0,
+        source=source, backends=["openvino_f32"], model=lambda _: model(5.0),
+    )  # fmt: skip
+    [arm] = [arm for arm in found["arms"] if arm["side"] == "after"]
+    assert arm["more"] == pytest.approx(more)
 
 
 @pytest.mark.row(5)

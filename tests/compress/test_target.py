@@ -11,12 +11,15 @@ from typing import Any
 
 import pytest
 
+from effbench.compress import making as makings
+from effbench.compress import search as searching
 from effbench.compress import target as targets
+from effbench.compress import winner
 from effbench.compress.options import measuring
 from effbench.compress.table import print_search
 from effbench.compress.target import SearchOptions, Target
-from effbench.errors import ConfigError, ThresholdError
-from tests.compress.searches import ABOUT, COSTS, FAILING, LEAST_DROPS, REFUSED, benched, searched
+from effbench.errors import ConfigError, DataError, ThresholdError
+from tests.compress.searches import ABOUT, COSTS, FAILING, LEAST_DROPS, REFUSED, benched, gone, searched
 
 
 @pytest.mark.parametrize(
@@ -218,6 +221,33 @@ def test_a_run_that_reaches_the_target_is_not_compressed(
     assert f"effbench export {tmp_path / 'run'} format=onnx" in told
 
 
+@pytest.mark.parametrize("target", ["2 ms", "6 MB"])
+@pytest.mark.parametrize(("risen", "other", "reached"), [(0.4, 90.0, True), (0.6, 0.0, False)])
+@pytest.mark.usefixtures("made")
+def test_without_accuracy_the_run_is_judged_by_its_loss(
+    target: str, risen: float, other: float, reached: bool, beside: dict[str, Any], tmp_path: Path
+) -> None:
+    """As candidates are, and not by how many answers are other ones.
+
+    Args:
+        target: of the search, with max_drop=0.5.
+        risen: by how many percent the loss rises with ONNX Runtime.
+        other: percent of its answers that are other ones.
+        reached: whether the run itself is named.
+        beside: what is found of it.
+        tmp_path: for the folders.
+    """
+    beside["found"] = found = benched(0.001, 0.0015)
+    for arm in found["arms"][:3]:
+        arm["lost_of"] = "answers"
+    found["arms"][1] |= {"lost": {"estimate": other}, "metrics": {"loss": 2.0 * (1 + risen / 100)}}
+    found["arms"][2]["status"] = "failed"
+    record = searched(tmp_path, target, max_drop=0.5)
+    assert (record["path"] is None) is reached
+    if reached:
+        assert (record["search"]["backend"], record["search"]["more"]) == ("onnxruntime", pytest.approx(risen))
+
+
 def test_a_part_of_the_run_is_not_compared_with_the_run(tmp_path: Path, made: list[tuple[str, Any]]) -> None:
     searched(tmp_path, "latency/2")  # which would otherwise load the run
     assert made
@@ -259,6 +289,46 @@ def test_a_search_that_was_killed_goes_on_with_its_candidates(
     assert made == tried[tried.index(("run", 0.5)) :]
     assert found["search"]["candidates"] == whole["search"]["candidates"]
     assert [path.name for path in (tmp_path / "result").iterdir() if path.name.startswith((".", "plan"))] == []
+
+
+def test_an_error_costs_no_candidates(
+    tmp_path: Path, made: list[tuple[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bug at one candidate, and then data that are not there: the third command goes on."""
+    monkeypatch.setitem(FAILING, 0.5, ValueError("a bug"))
+    with pytest.raises(ValueError, match="a bug"):
+        searched(tmp_path, "latency/4", max_drop=0.5)
+    monkeypatch.delitem(FAILING, 0.5)
+    with monkeypatch.context() as patched:
+        patched.setattr(searching, "tested_split", gone)
+        with pytest.raises(DataError):
+            searched(tmp_path, "latency/4", max_drop=0.5)
+    made.clear()
+    assert searched(tmp_path, "latency/4", max_drop=0.5)["search"]["met"]
+    assert made[0] == ("run", 0.5)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["result", "run"]
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_kill_at_the_end_costs_no_candidates(
+    last: bool, tmp_path: Path, made: list[tuple[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """last: while it is published."""
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(*((makings, "move") if last else (winner, "write_compression")), killed)
+        with pytest.raises(KeyboardInterrupt):
+            searched(tmp_path, "latency/4", max_drop=0.5)
+    assert not (tmp_path / "result").exists()
+    made.clear()
+    found = searched(tmp_path, "latency/4", max_drop=0.5)
+    assert (made, found["search"]["met"]) == ([], True)
+    assert sorted(path.name for path in (tmp_path / "result").iterdir()) == [
+        "before", "compression.json", "export", "weights"
+    ]  # fmt: skip
 
 
 def test_another_search_does_not_take_the_candidates(

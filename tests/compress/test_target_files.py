@@ -18,7 +18,7 @@ from effbench.compress.options import CompressOptions, measuring
 from effbench.compress.table import print_search
 from effbench.compress.target import SearchOptions, Target
 from effbench.errors import ConfigError, DataError, EffbenchError, MissingExtraError, ThresholdError
-from tests.compress.searches import ABOUT, ARM, COSTS, FAILING, benched, searched
+from tests.compress.searches import ABOUT, ARM, COSTS, FAILING, benched, gone, searched
 
 # --- what is lost with the backend that the latency is of
 
@@ -95,6 +95,7 @@ def test_a_pruned_result_has_the_file_of_its_backend(
         ("latency/1.25", {"export": ThresholdError("it differs.")}, True, "effbench export {} format=onnx"),
         ("size/1.25", {"export": ThresholdError("it differs.")}, False, "effbench export {} format=onnx"),
         ("latency/1.25", {"fastest": "eager"}, True, "backend=eager runs the checkpoint"),
+        ("latency/1.25", {"fastest": "aot_inductor"}, True, "runs a package that torch compiles from the checkpoint"),
         ("size/1.25", {"export": 80}, True, "Its file: export/exported (80 B)"),
         ("size/1.25", {"export": 81}, False, "Its file: export/exported (81 B)"),  # larger than the one measured
     ],
@@ -135,6 +136,24 @@ def test_a_size_is_that_of_an_exported_file(
     assert "the fastest" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("target", "failed", "met"),
+    [("0.06 kB", "before", True), ("size/2", "before", False), ("0.06 kB", "after", False), ("size/2", "", True)],
+)
+@pytest.mark.usefixtures("made")
+def test_a_size_is_that_of_a_backend_that_works(
+    target: str, failed: str, met: bool, tmp_path: Path, beside: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run's own size is asked for where the target is a part of it. failed: the side with no working backend."""
+    beside["found"] = benched(0.001, 0.0015)
+    monkeypatch.setitem(ABOUT, failed, "failed")
+    if met:
+        assert searched(tmp_path, target, max_drop=0.5)["search"]["bytes"] == 50
+        return
+    with pytest.raises(ThresholdError):
+        searched(tmp_path, target, max_drop=0.5)
+
+
 def test_a_size_without_a_file_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"backends=\[eager,bf16\] reads"):
         SearchOptions(Target.parsed("1 MB"), bench=measuring(backends=["eager", "bf16"]))
@@ -163,10 +182,7 @@ def test_where_nothing_can_be_made_the_first_error_is_told(
 def test_data_that_cannot_be_read_end_the_search_at_once(
     tmp_path: Path, made: list[tuple[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def tested_split(*_: Any) -> None:
-        raise DataError("data.root=/nowhere: no such folder.")
-
-    monkeypatch.setattr(searching, "tested_split", tested_split)
+    monkeypatch.setattr(searching, "tested_split", gone)
     with pytest.raises(DataError):
         searched(tmp_path, "latency/2")
     assert made == []
