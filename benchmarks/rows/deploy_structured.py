@@ -40,8 +40,9 @@ NOTE = (
     "`effbench compress RUN method=structured ratio=0.5 epochs=N` of runs on the embedded Fashion-MNIST at 28 px "
     "(epochs before, N: cnn 10, 12; mobilenet 12, 12; resnet18 2, 6). Latency: p50 of ONNX Runtime at batch 1, one "
     "thread, paired by turns; interval over runs. Lost: points on the same 2,000 test images, mean over runs with "
-    "Student's interval. Fine-tuning also trains further what the dense run had not finished. Half of the channels leave "
-    "0.25 of ResNet-18's MACs (456M, 114M): below that ratio the small model has to compute more of them in a second."
+    "Student's interval. Fine-tuning also trains further what the dense run had not finished. Half of the channels "
+    "leave 0.25 of ResNet-18's MACs (456M, 114M): below that ratio the small model has to compute more of them in a "
+    "second."
 )
 
 
