@@ -119,7 +119,9 @@ def test_a_vocabulary_that_is_too_small_is_refused(name, size):
 def test_words_that_no_record_could_hold_are_refused():
     """A file with three base64 texts: the run would train, and then its summary could not be read."""
     texts = [letter * 1_400_000 for letter in "abc"]
-    with pytest.raises(DataError, match=r"data\.tokenizer=words: its 5 tokens take 4,200,\d{3} bytes in a run's record"):
+    with pytest.raises(
+        DataError, match=r"data\.tokenizer=words: its 5 tokens take 4,200,\d{3} bytes in a run's record"
+    ):
         fitted_tokenizer("words", texts, 8192)
     assert fitted_tokenizer("bytes", texts, 8192).vocab_size == 257
 
