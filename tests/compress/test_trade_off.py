@@ -24,7 +24,8 @@ from effbench.errors import ConfigError
 
 def arm(side: str, backend: str, p50: float, size: int) -> dict[str, Any]:
     latency = {"p50": {"estimate": p50, "low": p50, "high": p50}}
-    return {"side": side, "backend": backend, "bytes": size, "batches": {"1": {"latency_s": latency}}}
+    speed = {"1": {"latency_s": latency}}
+    return {"side": side, "backend": backend, "status": "ok", "bytes": size, "batches": speed}
 
 
 def record(ratio: float) -> dict[str, Any]:
