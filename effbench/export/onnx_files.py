@@ -23,6 +23,8 @@ def make_onnx(model: nn.Module, example: Tensor, interface: Interface) -> bytes:
     Raises:
         EffbenchError: the exporter wrote another operator set than the one asked for.
     """
+    from effbench.export.onnx_rewrites import rewritten
+
     opset = interface.opset or OPSET
     program = torch.onnx.export(
         model,
@@ -37,6 +39,7 @@ def make_onnx(model: nn.Module, example: Tensor, interface: Interface) -> bytes:
     )
     # torch returns None only from its older exporter (dynamo=False)
     assert program is not None
+    program.model = rewritten(program.model)
     proto = program.model_proto
     # source files and lines of this machine
     for node in (*proto.graph.node, *(node for function in proto.functions for node in function.node)):
