@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from effbench.errors import ConfigError, shown
 from effbench.escaping import for_terminal
 from effbench.metrics import LOSS, display_of
+from effbench.report.backend_fronts import backend_fronts
 from effbench.report.compression import FILES, NAME, PRUNED, read_compression, trained_since
-from effbench.report.deployment import three
+from effbench.report.deployment import main_metric, three
+from effbench.report.figures import Figure
 from effbench.units import counted, human_bytes, human_count
 
+_MOST_DRAWN = 30  # backends in a figure
 _COUNTS = (("parameters", "parameters"), ("of them zero", "zeros"), ("MACs", "macs"))
 
 
@@ -52,8 +56,14 @@ def _section(record: Mapping[str, Any]) -> dict[str, Any]:
         "heads": ["", "before", "after"],
         "rows": rows,
         "notes": [*search_sentences(record), *sentences(record)],
-        "figures": [],
+        "figures": [asdict(each) for each in _fronts(speed, size)],
     }
+
+
+def _fronts(speed: Mapping[str, Any], size: str) -> list[Figure]:
+    arms = {f"{arm['backend']}, {arm['side']}": arm for arm in speed["arms"][:_MOST_DRAWN]}
+    metric = main_metric([arm for arm in arms.values() if arm["status"] == "ok"])
+    return backend_fronts(arms, metric, str(speed.get("split") or "val"), size, paired=False)
 
 
 def _applied(record: Mapping[str, Any]) -> str:

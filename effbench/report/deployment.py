@@ -13,6 +13,7 @@ from effbench.errors import ConfigError
 from effbench.escaping import for_terminal
 from effbench.guarded import MissingFileError, checked_version, read_bytes
 from effbench.metrics import display_of
+from effbench.report.backend_fronts import backend_fronts
 from effbench.report.figures import Figure, Series, figure
 from effbench.training.manifest import stated_digest
 from effbench.units import article, counted, human_bytes
@@ -71,7 +72,8 @@ def _section(record: Mapping[str, Any]) -> dict[str, Any]:
     metric = main_metric(working)
     heads = ["backend", f"p50, batch {smallest}", "95 %", "p99", f"{unit}s/s, batch {largest}", "load", "peak", "file"]
     heads += [f"{record['split']} {metric}", lost_head(working)] if metric else []
-    drawn = latency_figure(record)
+    named = {str(arm["backend"]): arm for arm in working}
+    drawn = [*filter(None, [latency_figure(record)]), *backend_fronts(named, metric, record["split"], str(smallest))]
     model, machine = record["model"], record["environment"]
     return {
         "lead": f"{model['name']}, {counted(record['options']['threads'], 'thread')}, {machine.get('cpu')}",
@@ -81,7 +83,7 @@ def _section(record: Mapping[str, Any]) -> dict[str, Any]:
             *(f"{arm['backend']}: {arm['reason']}" for arm in arms if arm["status"] != "ok"),
             *sentences(record),
         ],
-        "figures": [asdict(drawn)] if drawn else [],
+        "figures": [asdict(each) for each in drawn],
     }
 
 

@@ -62,7 +62,8 @@ def test_the_section_has_a_row_a_backend_and_reasons_below(tmp_path: Path) -> No
     assert [row[:2] for row in found["rows"]] == [["eager", "4.00 ms"], ["onnxruntime", "1.00 ms"]]
     assert found["rows"][1][-2:] == ["80.00 %", "+0.00"]
     assert found["notes"][0] == "openvino_bf16: no arithmetic in bfloat16"
-    assert len(found["figures"]) == 1
+    titles = [each["panel"]["title"] for each in found["figures"]]
+    assert titles == ["ms an image, by powers of ten", "val accuracy against latency"]  # both have one file
 
 
 def test_a_metric_that_a_backend_has_not_is_left_empty(
