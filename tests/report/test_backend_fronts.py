@@ -17,13 +17,14 @@ def arm(
     p50: float, acc: float, size: int = 100, lost: tuple[float, float] | None = None, **more: Any
 ) -> dict[str, Any]:
     points = None if lost is None else {"estimate": sum(lost) / 2, "low": lost[0], "high": lost[1], "n": 512}
-    latency = {"p50": {"estimate": p50, "low": 0.95 * p50, "high": 1.05 * p50, "n": 5}}
+    median = {"estimate": p50, "low": 0.95 * p50, "high": 1.05 * p50, "n": 5}
+    latency = {"mean": median, "p50": median, "p99": None}
+    batch = {
+        "latency_s": latency, "samples_per_s": median, "load_s": 0.5, "peak_bytes": 10**8, "others_seen": None
+    }  # fmt: skip
     return {
         "status": "ok", "bytes": size, "metrics": {"loss": 1.0, "acc": acc}, "lost": points, "lost_of": "accuracy",
-        "parity": {"samples": 512}, "notes": [], "batches": {"1": {
-            "latency_s": {**latency, "mean": latency["p50"], "p99": None}, "samples_per_s": latency["p50"], "load_s": 0.5, "peak_bytes": 10**8,
-            "others_seen": None,
-        }}, **more,
+        "parity": {"samples": 512}, "notes": [], "batches": {"1": batch}, **more,
     }  # fmt: skip
 
 
@@ -97,7 +98,8 @@ def test_smaller_is_better_for_an_error() -> None:
 def test_the_page_of_one_run_draws_its_backends(tmp_path: Path) -> None:
     run = write_run(tmp_path / "my run", summary(), config(7))
     (run / "bench").mkdir()
-    arms = [{"backend": "eager", **arm(0.004, 0.8, 400)}, {"backend": "onnxruntime", **arm(0.001, 0.79, 300)}]
+    eager, other = arm(0.004, 0.8, 400, (0.0, 0.0)), arm(0.001, 0.79, 300, (0.2, 1.8))
+    arms = [{"backend": "eager", **eager}, {"backend": "onnxruntime", **other}]
     written(run / "bench", record(arms=arms, options={"threads": 1, "batch_sizes": [1], "max_drop": 0.5}))
     page = page_of(tmp_path / "report.html", run)
     for text in ("val accuracy against latency", "val accuracy against size", "on the front"):
