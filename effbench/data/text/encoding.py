@@ -69,6 +69,25 @@ def text_problem(text: str) -> str | None:
     return None
 
 
+def padding_problem(tokens: Tensor) -> tuple[int, str] | None:
+    """Return (first row whose padding is not at its end alone, what is wrong with it); None if there is none.
+
+    tokens: integers (N, T). A model would take padding before or between tokens for the end of the text.
+    """
+    for start in range(0, len(tokens), ROWS):  # some at a time: masks of all would be as large as the texts
+        used = tokens[start : start + ROWS] != PADDING
+        wrong = ~used[:, 0] | (used[:, 1:] & ~used[:, :-1]).any(1)
+        if bool(wrong.any()):
+            row = int(wrong.nonzero()[0])
+            if not used[row].any():
+                why = "is padding (token 0) alone: it is empty. Leave empty texts out"
+            else:
+                place = "between its tokens" if used[row, 0] else "before its tokens"
+                why = f"has padding (token 0) {place}; it belongs at the end"
+            return start + row, why
+    return None
+
+
 def encoded(tokenizer: Tokenizer, texts: Sequence[str], max_length: int) -> tuple[Tensor, int]:
     """Encode texts.
 

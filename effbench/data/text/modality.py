@@ -19,6 +19,7 @@ from effbench.data.text.encoding import (
     VOCAB_SIZE,
     UnknownTokens,
     encoded,
+    padding_problem,
     tell_unknown_of_run,
     text_problem,
 )
@@ -86,16 +87,8 @@ class Texts(Modality):
             )
         if len(found) and int(found.min()) < 0:
             raise DataError(f"{name} texts must be token numbers of at least 0; the smallest is {int(found.min())}.")
-        for start in range(0, len(found), TEXTS):  # some at a time: masks of all would be as large as the texts
-            used = found[start : start + TEXTS] != PADDING
-            if not bool(used[:, 0].all()):
-                row = start + int((~used[:, 0]).nonzero()[0])
-                raise DataError(f"{name} text {row} begins with padding (token 0): it is empty. Leave empty texts out.")
-            # padding inside a text: models would take its end for the text's end
-            inside = (used[:, 1:] & ~used[:, :-1]).any(1)
-            if bool(inside.any()):
-                row = start + int(inside.nonzero()[0])
-                raise DataError(f"{name} text {row} has padding (token 0) between its tokens; it belongs at the end.")
+        if problem := padding_problem(found):
+            raise DataError(f"{name} text {problem[0]} {problem[1]}.")
         return found
 
     @classmethod
@@ -260,6 +253,8 @@ class Texts(Modality):
         size = self.vocab_size
         if len(samples) and not 0 <= int(samples.min()) <= int(samples.max()) < size:
             raise ConfigError(f"predict takes token numbers from 0 to {size - 1}.")
+        if problem := padding_problem(samples):
+            raise ConfigError(f"predict: {self.unit} {problem[0]} {problem[1]}.")
         return samples
 
     def read_files(
