@@ -13,7 +13,7 @@ from torch import Tensor
 
 from effbench.config.options import COUNT
 from effbench.data.rules import RULES, check_rules
-from effbench.data.table_files import HAS_NUL
+from effbench.data.table_files import cell_problem
 from effbench.data.text.tokenizers import Tokenizer, check_vocab_size, tokenizer_class
 from effbench.errors import ConfigError, DataError, shown
 from effbench.special_tokens import PADDING
@@ -58,15 +58,7 @@ class TextOptions:
 
 def text_problem(text: str) -> str | None:
     """Return why a text cannot be a sample, or None: it is empty, holds a NUL, or cannot be encoded as UTF-8."""
-    if not text.strip():
-        return "is empty"
-    if "\0" in text:  # of Parquet, JSON and Python; `decoded` names the line of a file
-        return HAS_NUL
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        return f"has a lone surrogate (character {error.start + 1}), which is no Unicode text"
-    return None
+    return cell_problem(text) if text.strip() else "is empty"
 
 
 def padding_problem(tokens: Tensor) -> tuple[int, str] | None:
