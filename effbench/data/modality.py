@@ -313,6 +313,10 @@ class Modality(ABC):
         """
         raise ConfigError(f"text= is for runs on texts, and this one is on {self.unit}s. Give their files instead.")
 
+    def shortened(self, samples: Tensor) -> Tensor:
+        """Return a batch of samples to predict without the padding that all of them have."""
+        return samples
+
     def portable(self, samples: Tensor) -> Tensor:
         """Return samples as an exported model takes them: float32, before normalisation."""
         return samples

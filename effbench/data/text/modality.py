@@ -223,8 +223,7 @@ class Texts(Modality):
 
     def _cut(self, tokens: Tensor) -> Tensor:
         # before the transfer, and in the narrow type of the split
-        longest = int(self.lengths(tokens).max()) if len(tokens) else 1
-        return self.transfer.to_device(tokens[:, :longest].contiguous()).long()
+        return self.transfer.to_device(self.shortened(tokens)).long()
 
     # --- prediction and export
 
@@ -305,6 +304,11 @@ class Texts(Modality):
     def encoded(self, texts: Sequence[str]) -> tuple[Tensor, int]:
         """Return (token numbers (N, T), how many of the texts were cut to T tokens)."""
         return encoded(self.tokenizer, texts, self.shape[0])
+
+    def shortened(self, samples: Tensor) -> Tensor:
+        """Return token numbers (B, T'), T' the longest text of the batch."""
+        longest = int(self.lengths(samples).max()) if len(samples) else 1
+        return samples[:, :longest].contiguous()
 
     def portable(self, samples: Tensor) -> Tensor:
         return samples.long()
