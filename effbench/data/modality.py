@@ -181,6 +181,11 @@ class Modality(ABC):
         return {}
 
     @classmethod
+    def older_identity(cls, data: Splits) -> dict[str, Any]:
+        """Return what older checkpoints recorded in place of `identity`: they can be resumed, too."""
+        return cls.identity(data)
+
+    @classmethod
     def task_facts(cls, recorded: Mapping[str, Any]) -> dict[str, Any]:
         """Return arguments for the task's constructor, by parameter name.
 

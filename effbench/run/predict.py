@@ -82,9 +82,7 @@ def predict_files(
                 rows.append({**name, **found})
             else:
                 where = " ".join(str(part) if key == "file" else f"{key} {part!s:.100}" for key, part in name.items())
-                unreadable.append(
-                    f"{where}: the model's answer is not finite; values or weights are too large."
-                )
+                unreadable.append(f"{where}: the model's answer is not finite; values or weights are too large.")
     return rows, unreadable
 
 

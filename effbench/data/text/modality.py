@@ -29,6 +29,7 @@ from effbench.data.text.tokenizers import (
     FirstWords,
     Given,
     Tokenizer,
+    plain_record,
     restored_tokenizer,
     tokenizer_file,
 )
@@ -141,7 +142,7 @@ class Texts(Modality):
     def check_same(cls, recorded: Mapping[str, Any], data: Splits) -> None:
         """Check also that the tokens have the numbers of the run's tokenizer."""
         super().check_same(recorded, data)
-        if data.facts.get("tokenizer") != recorded.get("tokenizer"):
+        if plain_record(data.facts.get("tokenizer")) != plain_record(recorded.get("tokenizer")):
             raise ConfigError(
                 "the data's tokenizer is not the run's: another train split or another data.tokenizer gives tokens "
                 "other numbers. Leave these options as in training; run.predict, and other files of data=text_csv "
@@ -160,6 +161,11 @@ class Texts(Modality):
     @classmethod
     def identity(cls, data: Splits) -> dict[str, Any]:
         """Return the tokenizer: one fitted to other texts, or another file at its path, gives tokens other numbers."""
+        return {"tokenizer": plain_record(data.facts.get("tokenizer"))}
+
+    @classmethod
+    def older_identity(cls, data: Splits) -> dict[str, Any]:
+        """Return the record of a file's tokenizer, compressed as it is."""
         return {"tokenizer": data.facts.get("tokenizer")}
 
     def check_pretrained(self, folder: Path) -> None:
@@ -174,8 +180,10 @@ class Texts(Modality):
 
     def check_pretrained_run(self, checkpoint: Path, fitted: Mapping[str, Any], recorded: Mapping[str, Any]) -> None:
         """Require the token numbers of the run: another tokenizer of the same size gives tokens others."""
-        sha256 = fitted.get("tokenizer")
-        if self._tokenizer is None or sha256 == sha256_of_plain(self.tokenizer.record()):
+        if self._tokenizer is None:
+            return
+        sha256, own = fitted.get("tokenizer"), self.tokenizer.record()
+        if sha256 in (sha256_of_plain(plain_record(own)), sha256_of_plain(own)):  # the latter of older checkpoints
             return
         chosen = for_terminal(str(self._options.get("tokenizer", self.tokenizer.name)))
         was = _tokenizer_of(recorded)
