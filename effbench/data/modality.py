@@ -181,6 +181,11 @@ class Modality(ABC):
         return {}
 
     @classmethod
+    def older_identity(cls, data: Splits) -> dict[str, Any]:
+        """Return what older checkpoints recorded in place of `identity`: they can be resumed, too."""
+        return cls.identity(data)
+
+    @classmethod
     def task_facts(cls, recorded: Mapping[str, Any]) -> dict[str, Any]:
         """Return arguments for the task's constructor, by parameter name.
 
@@ -312,6 +317,10 @@ class Modality(ABC):
         them. Raises ConfigError for a modality that has none.
         """
         raise ConfigError(f"text= is for runs on texts, and this one is on {self.unit}s. Give their files instead.")
+
+    def shortened(self, samples: Tensor) -> Tensor:
+        """Return a batch of samples to predict without the padding that all of them have."""
+        return samples
 
     def portable(self, samples: Tensor) -> Tensor:
         """Return samples as an exported model takes them: float32, before normalisation."""

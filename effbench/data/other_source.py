@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from effbench.cache_dir import expanded
+from effbench.data.folder_layout import SPLITS
 from effbench.data.splits import Split
-from effbench.errors import ConfigError, shown
+from effbench.errors import ConfigError, shown, unknown_name
 
 # (options of the run's data section, options of eval, `data` of the run's summary, name of a split or '')
 # -> (name, split), or None if the options name the run's own data
@@ -51,6 +52,27 @@ def keep_options(before: Mapping[str, Any], now: Mapping[str, Any], names: Seque
                 f"data.{name} must stay as in training, {shown(before[name])}; got {shown(now[name])}. Other data are "
                 "read as the run's were. Leave it out."
             )
+
+
+def check_split(which: str) -> None:
+    """Refuse a name that no split has, before another source is read. '' is the reader's choice. Raises ConfigError."""
+    if which not in ("", *SPLITS):
+        raise ConfigError(unknown_name("split", which, SPLITS))
+
+
+def measured_whole(which: str, remedy: str = "") -> str:
+    """Return 'test', the name of data.file, another file than the run's, which has no splits. Raises ConfigError.
+
+    Args:
+        which: split that was asked for; '' for none.
+        remedy: what to write for another split than test, if there is a way.
+    """
+    if which not in ("", "test"):  # the run's split names mean nothing in it
+        raise ConfigError(
+            f"data.file is another file than the run's, without splits: it is measured whole. Leave out split={which}"
+            f"{remedy and ', or '}{remedy}."
+        )
+    return "test"
 
 
 def same_place(before: object, now: object) -> bool:

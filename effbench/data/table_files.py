@@ -62,6 +62,17 @@ def natural_order(label: str) -> tuple[bool, float, str]:
     return (True, 0.0, label) if value is None or math.isnan(value) else (False, value, label)
 
 
+def cell_problem(cell: str) -> str | None:
+    """Return why a cell is no Unicode text, or None: it holds a NUL, or a lone surrogate, which UTF-8 cannot encode."""
+    if "\0" in cell:  # of Parquet, JSON and Python; `decoded` names the line of a file
+        return HAS_NUL
+    try:
+        cell.encode()
+    except UnicodeEncodeError as error:
+        return f"has a lone surrogate (character {error.start + 1}), which is no Unicode text"
+    return None
+
+
 def number_in(cell: str) -> float | None:
     """Return the number that a cell holds, possibly nan or inf; None if it holds another text."""
     try:

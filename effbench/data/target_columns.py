@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from effbench.data.rules import compared
-from effbench.data.table_files import NUMBER_RULE, finite_number, is_coarse, natural_order, number_in
+from effbench.data.table_files import NUMBER_RULE, cell_problem, finite_number, is_coarse, natural_order, number_in
 from effbench.errors import ConfigError, DataError, shown, unknown_name
 from effbench.units import counted
 
@@ -67,6 +67,9 @@ class TargetColumns:
 
     def problem(self, row: Mapping[str, str]) -> str | None:
         """Return why the cells of a row are no target, or None. An empty list of labels is one."""
+        for column in self.columns:
+            if why := cell_problem(row[column]):
+                return f"the column {column!r} {why}"
         for column in () if self.listed else self.columns:
             cell = row[column].strip()
             if not cell:

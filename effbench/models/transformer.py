@@ -110,6 +110,7 @@ class TransformerEncoder(nn.Module):
             return LocalAttention(dim, heads, window, num_global, attention_dropout, rotary=rotary)
 
         blocks = [Block(attention(), dim, mlp_dim or 4 * dim, dropout, norm) for _ in range(depth)]
+        self.max_length = max_length
         self.embedding = TokenEmbedding(vocab_size, dim, token_dropout)
         self.stem = None if conv_width is None else ConvStem(dim, conv_width)
         # small: the scale of the embedding's rows is 1
@@ -121,13 +122,20 @@ class TransformerEncoder(nn.Module):
         self.head = nn.Linear(dim, num_classes)
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
-        """(B, T) -> (B, num_classes)."""
+        """(B, T) -> (B, num_classes). Raises OptionError if T is more than the learned positions."""
+        T = tokens_BT.shape[1]
+        # one position would be added to every token
+        if self.pos_embedding is not None and self.max_length < T:
+            raise OptionError(
+                f"the text has {T} tokens, and the model has learned {self.max_length} positions (data.max_length). "
+                f"Give its first {self.max_length} tokens, or train with a larger data.max_length."
+            )
         mask_BT = token_mask(tokens_BT)
         x_BTD = self.embedding(tokens_BT)
         if self.stem is not None:
             x_BTD = self.stem(x_BTD, mask_BT)
         if self.pos_embedding is not None:
-            x_BTD = x_BTD + self.pos_embedding[: x_BTD.shape[1]]
+            x_BTD = x_BTD + self.pos_embedding[:T]
         x_BTD = self.dropout(x_BTD)
         for block in self.blocks:
             x_BTD = block(x_BTD, mask_BT)

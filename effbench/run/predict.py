@@ -82,7 +82,7 @@ def predict_files(
                 rows.append({**name, **found})
             else:
                 where = " ".join(str(part) if key == "file" else f"{key} {part!s:.100}" for key, part in name.items())
-                unreadable.append(f"{where}: the model's answer is not finite; the values are too large.")
+                unreadable.append(f"{where}: the model's answer is not finite; values or weights are too large.")
     return rows, unreadable
 
 
@@ -97,12 +97,21 @@ def _describer(
     run: Run, checkpoint: str, top_k: int | None, options: Mapping[str, Any]
 ) -> Callable[[Tensor], Iterator[dict[str, Any] | None]]:
     """Return a function: samples -> the answer for each as a mapping, None if it is not finite."""
+    from effbench.tasks.generation import NotFiniteError
     from effbench.tasks.next_token import NextToken
 
     if isinstance(run.task, NextToken):
         chosen = dict(options) if top_k is None else {**options, "top_k": top_k}
         follow = run.continuer(checkpoint, **chosen)
-        return lambda samples: ({"continuation": follow(row[row != PADDING].tolist())} for row in samples)
+
+        def continued(samples: Tensor) -> Iterator[dict[str, Any] | None]:
+            for row in samples:
+                try:
+                    yield {"continuation": follow(row[row != PADDING].tolist())}
+                except NotFiniteError:
+                    yield None
+
+        return continued
     answers, task = run.predictor(checkpoint), run.task
 
     def described(samples: Tensor) -> Iterator[dict[str, Any] | None]:

@@ -244,9 +244,10 @@ class Resumption:
             before: what the checkpoint recorded; older ones did not.
             data: the dataset.
         """
+        older = _digests(data.modality.older_identity(data))
         for name, sha256 in fitted_to(data).items():
             was = before.get(name) if isinstance(before, Mapping) else None
-            if was not in (None, sha256):
+            if was not in (None, sha256, older.get(name)):
                 raise ConfigError(
                     f"resume={self.config.resume}: the {name} of {data.name} must stay as in {self._checkpoint}, also "
                     f"with checkpoint.allow_changed_data=true (the sha256 was {str(was)[:12]}…, now {sha256[:12]}…): "
@@ -335,7 +336,11 @@ def identity_of(data: Splits, task: Task) -> dict[str, Any]:
 
 def fitted_to(data: Splits) -> dict[str, str]:
     """Return name -> sha256 (hex) of what `Modality.identity` names."""
-    return {name: sha256_of_plain(value) for name, value in data.modality.identity(data).items() if value is not None}
+    return _digests(data.modality.identity(data))
+
+
+def _digests(identity: Mapping[str, Any]) -> dict[str, str]:
+    return {name: sha256_of_plain(value) for name, value in identity.items() if value is not None}
 
 
 def fingerprint(data: Splits) -> str:

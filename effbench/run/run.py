@@ -204,7 +204,8 @@ class Run:
         def answers(samples: Tensor) -> Tensor:
             # In chunks, like an evaluation: all samples at once may not fit into memory.
             chunks = modality.required(samples).split(self.config.data.eval_batch_size)
-            return torch.cat([task.answers(model(modality.normalise(modality.portable(chunk)))) for chunk in chunks])
+            batches = (modality.portable(modality.shortened(chunk)) for chunk in chunks)
+            return torch.cat([task.answers(model(modality.normalise(batch))) for batch in batches])
 
         return answers
 

@@ -23,7 +23,7 @@ from effbench.cpu.library import library
 from effbench.data.batches import EvalBatches
 from effbench.data.modality import Modality
 from effbench.data.splits import Split, Splits
-from effbench.errors import ConfigError, MissingExtraError
+from effbench.errors import ConfigError, MissingExtraError, first_line
 from effbench.escaping import one_line
 from effbench.models import accounting
 from effbench.records import FINISHED, MetricsFile, keep_rows_up_to, replacing
@@ -369,7 +369,13 @@ class TrainingSession:
             return
         if self._test_split(data) is None:  # else the test has done it
             self._load_best(trainer, data)
-        text = trainer.task.sample_text(trainer.averaged.model.eval(), modality, self.config.seed)
+        try:
+            model = trainer.averaged.model.eval()
+            text = trainer.task.sample_text(model, modality, self.config.seed, data.train.inputs)
+        except Exception as error:  # noqa: BLE001 - an error in sampling must not fail a run that is tested
+            self.warnings.append(f"{SAMPLES} was not written: {first_line(error)}")
+            log.warning(self.warnings[-1])
+            return
         if text is None:
             return
         path = self.folder / SAMPLES

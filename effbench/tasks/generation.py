@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,8 +12,13 @@ from torch import Tensor, nn
 
 from effbench.config.options import COUNT, NON_NEGATIVE
 from effbench.data.modality import Modality
+from effbench.errors import EffbenchError
 from effbench.randomness import Purpose, derived_seed
 from effbench.special_tokens import PADDING
+
+
+class NotFiniteError(EffbenchError):
+    """A model's logits are not finite: no token can be drawn."""
 
 
 class Tokenizer(Protocol):
@@ -105,9 +111,18 @@ def drawn(logits_V: Tensor, sampling: Sampling, banned: Collection[int], generat
         sampling: how.
         banned: token numbers that are never drawn.
         generator: draws.
+
+    Raises:
+        NotFiniteError: a logit is NaN or infinite, or none is above minus infinity.
     """
     logits_V = logits_V.clone()
     logits_V[list(banned)] = float("-inf")
+    # the largest is NaN if one of them is; minus infinity is a token that never comes
+    if not math.isfinite(logits_V.max()):
+        raise NotFiniteError(
+            "the model's logits of the next token are not finite, so that no token can be drawn. Train again, with a "
+            "lower optimizer.lr."
+        )
     if sampling.temperature == 0:
         return int(logits_V.argmax())
     if sampling.top_k is not None and sampling.top_k < len(logits_V):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ from effbench.tasks.generation import Sampling, continuation, tokenizer_of
 from effbench.tasks.losses import CrossEntropy, Loss
 from effbench.tasks.task import Task
 
+log = logging.getLogger(__name__)
+
 
 class NextToken(Task):
     """Targets integers (N, T): the token after each place, 0 (padding) where there is none. Outputs (B, T, K): logits.
@@ -28,7 +31,7 @@ class NextToken(Task):
         token_bytes: UTF-8 bytes of each token number; None before data are read.
         length: tokens of the sampled text; 0: none is sampled.
         temperature, top_k: of the sampled text, see Sampling.
-        prompt: what the sampled text continues; None: a line break.
+        prompt: what the sampled text continues; None: a line break, or if the train text has none its first token.
 
     Raises:
         ConfigError: an option is out of range.
@@ -58,7 +61,7 @@ class NextToken(Task):
             raise ConfigError(f"task.prompt must be a text, or null for a line break; got {shown(prompt)}.")
         if prompt is not None and any("\ud800" <= letter <= "\udfff" for letter in prompt):
             raise ConfigError("task.prompt must be a text; it holds a lone surrogate.")
-        self.prompt = "\n" if prompt is None else prompt
+        self.prompt, self._usual = ("\n", True) if prompt is None else (prompt, False)
         # with 0, for no text, the other options are checked all the same
         none = length == 0 and not isinstance(length, bool)
         self.sampling = Sampling(1 if none else length, temperature, top_k, "task.")
@@ -107,10 +110,21 @@ class NextToken(Task):
         """Raise ConfigError: texts are continued, not classified."""
         raise ConfigError("a next-token run continues texts: effbench predict RUN FILE, or run.continued('a text').")
 
-    def sample_text(self, model: nn.Module, modality: Modality, seed: int) -> str | None:
-        """Return the prompt with its continuation; None for task.length=0 or samples without a tokenizer."""
+    def sample_text(self, model: nn.Module, modality: Modality, seed: int, inputs: Tensor) -> str | None:
+        """Return the prompt with its continuation; None for task.length=0 or samples without a tokenizer.
+
+        Args:
+            model, modality, seed: as in Task.
+            inputs: windows of the train split (N, T).
+        """
         tokenizer = tokenizer_of(modality)
         if not self.samples or tokenizer is None:
             return None
-        tokens = tokenizer.encode(self.prompt)
-        return self.prompt + continuation(model, tokenizer, tokens, modality.shape[0], self.sampling, seed)
+        prompt, tokens = self.prompt, tokenizer.encode(self.prompt)
+        if self._usual and tokenizer.unknown in tokens:
+            # no training has changed the embedding of an unknown token: the model would answer at random
+            tokens = [token for token in inputs[0].tolist() if token not in (PADDING, tokenizer.unknown)][:1] or tokens
+            prompt = tokenizer.decode(tokens)
+            log.info("note: the train text has no line break; the sampled text begins with the first token of train")
+        modality.tell_unknown("task.prompt", torch.tensor(tokens))
+        return prompt + continuation(model, tokenizer, tokens, modality.shape[0], self.sampling, seed)

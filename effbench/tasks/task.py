@@ -227,13 +227,14 @@ class Task:
         """Return what `predict` reports for float outputs (B, K): float (B, K)."""
         raise NotImplementedError
 
-    def sample_text(self, model: nn.Module, modality: Modality, seed: int) -> str | None:
+    def sample_text(self, model: nn.Module, modality: Modality, seed: int, inputs: Tensor) -> str | None:
         """Return a text that shows what a trained model does, for the run's folder; None for none.
 
         Args:
             model: in eval mode.
             modality: fitted modality.
             seed: determines what is drawn.
+            inputs: samples of the train split.
         """
 
     def same_answer(self, expected: Tensor, got: Tensor, tie: float) -> Tensor:

@@ -9,9 +9,11 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from effbench import cli
 from effbench.run.load import load_run
+from effbench.run.run import Run
 from tests.cli.conftest import Effbench
 
 WORDS = ["data=text_csv", "data.max_length=12", "model=ngrams", "model.buckets=99", "model.hidden=4", "debug=smoke"]
@@ -77,6 +79,19 @@ def test_a_text_that_names_a_file_is_told(texts: str, effbench: Effbench, tmp_pa
     assert (code, json.loads(out)[0]["text"]) == (0, "two.txt")
     told = f"the text is the name of a file; to classify its content write effbench predict {texts} two.txt"
     assert f"text='two.txt': {told}" in err
+
+
+@pytest.mark.slow
+def test_the_model_reads_no_padding_that_all_texts_have(texts: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in an evaluation: data.max_length may be far more than the texts to predict."""
+    run, widths = load_run(texts), list[int]()
+    model = run.model()
+    model.register_forward_pre_hook(lambda _, inputs: widths.append(inputs[0].shape[1]))
+    monkeypatch.setattr(Run, "model", lambda *_: model)
+    short = run.predict(["good", "gut"])
+    both = run.predict(["gut", "a longer text than that"])
+    assert widths == [4, 12]
+    torch.testing.assert_close(short[1], both[0])
 
 
 @pytest.mark.slow

@@ -118,6 +118,41 @@ def test_texts_with_large_numbers_are_learnt(tmp_path: Path, monkeypatch: pytest
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("houses")
+def test_a_run_is_evaluated_on_another_table(capsys: pytest.CaptureFixture[str]) -> None:
+    """With the means of its own train split, though the other table has other ones; a column in another place."""
+    words = [word for word in WORDS if not word.startswith("trainer.max_epochs")]
+    run = effbench.train([*words, "trainer.max_steps=9"], "run")
+    with Path("houses.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))[:40]
+    for row in rows:
+        row["area"] = str(float(row["area"]) + 3)
+    rows[0]["garden"] = ""
+    with Path("new.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, ["Sale Price", "noise", "area", "garden"])
+        writer.writeheader()
+        writer.writerows(rows)
+    data, task = run.summary["data"], run.summary["task"]
+    [garden] = [column["fill"] for column in data["columns"] if column["name"] == "garden"]
+    features = np.array([[float(row[name] or garden) for name in ("area", "garden", "noise")] for row in rows])
+    [layer] = [module for module in run.model().modules() if isinstance(module, torch.nn.Linear)]
+    inputs = (features - data["mean"]) / data["std"]
+    outputs = inputs @ layer.weight.detach().double().numpy()[0] + layer.bias.item()
+    answers = outputs * task["target_std"][0] + task["target_mean"][0]
+    rmse = float(np.sqrt(np.mean((answers - [float(row["Sale Price"]) for row in rows]) ** 2)))
+    capsys.readouterr()
+    assert cli.main(["eval", "run", "data.file=new.csv", "--json"]) == 0
+    told = capsys.readouterr()
+    found = json.loads(told.out)
+    assert found["samples"] == 40
+    assert found["test/rmse"] == pytest.approx(rmse, rel=1e-4)
+    assert "note: data.file is not the run's file: all 40 rows of it are evaluated" in told.err
+    assert "data.file: missing or unknown cells: garden 1" in told.err
+    assert cli.main(["eval", "run", "data.file=new.csv", "split=tset"]) == 2
+    assert "split 'tset' is not one of" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("houses")
 def test_an_export_s_record_names_no_folder_of_the_data(tmp_path: Path) -> None:
     """Also of a run of before, whose summary holds the path of its file."""
     words = [word for word in WORDS if not word.startswith(("trainer.max_epochs", "data.file"))]

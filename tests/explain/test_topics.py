@@ -17,6 +17,7 @@ from effbench.explain.examples import agreement
 from effbench.explain.explaining import explained
 from effbench.explain.topics.attention import (
     KEYS,
+    MOST_READ,
     QUERIES,
     VALUES,
     Attended,
@@ -167,16 +168,16 @@ def model_of(kind):
 @pytest.mark.parametrize("kind", ["full", "local", "lstm", "gpt"])
 def test_the_weights_shown_are_those_that_the_model_uses(kind):
     model, tokens = model_of(kind), torch.tensor([[3, 7, 7, 1, 19, 5]])
-    found, logits = attended(model, tokens)
+    last, layers, logits = attended(model, tokens)
     torch.testing.assert_close(logits, model(tokens)[0])
-    for each in found:
-        torch.testing.assert_close(each.weights.sum(-1), torch.ones(each.weights.shape[:-1]))
+    torch.testing.assert_close(last.weights.sum(-1), torch.ones(last.weights.shape[:-1]))
     if kind == "local":
         outside = (torch.arange(6)[:, None] - torch.arange(6)).abs() > 2
-        assert not found[0].weights[:, outside].any()
+        assert not last.weights[:, outside].any()
     if kind == "gpt":
-        assert not found[0].weights.triu(1).any()
-    assert len(found) == (1 if kind == "lstm" else 2)
+        assert not last.weights.triu(1).any()
+    assert layers == (1 if kind == "lstm" else 2)
+    assert last.name == ("additive attention" if kind == "lstm" else "blocks.1.attention")
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
@@ -205,8 +206,8 @@ def caption_and_titles(layers, heads, tokens, causal=False):
     if causal:
         logits = logits.masked_fill(torch.ones(tokens, tokens).triu(1).bool(), -torch.inf)
     weights, values = logits.softmax(-1), {}
-    found = [Attended(f"layer {number}", each) for number, each in enumerate(weights)]
-    drawing = next(part for part in shown_weights(found, [f"t{at}" for at in range(tokens)], values))
+    last = Attended("last", weights[-1])
+    drawing = next(part for part in shown_weights(last, layers, [f"t{at}" for at in range(tokens)], values))
     return drawing.caption, [figure.text for figure in drawing.figures], values, weights[-1]
 
 
@@ -234,6 +235,20 @@ def test_attention_shown_whole_has_a_plain_caption():
     caption, *_ = caption_and_titles(layers=1, heads=2, tokens=50, causal=True)
     assert caption.startswith("Shown: the first 40 of 50 tokens. ")
     assert caption.endswith("Each row adds up to 1.00.")
+
+
+def test_only_the_last_layer_s_weights_are_computed(monkeypatch):
+    """They are T x T numbers a head, gigabytes for a long text in a deep model."""
+    computed, weights = [], SelfAttention.weights
+    monkeypatch.setattr(SelfAttention, "weights", lambda self, *inputs: computed.append(self) or weights(self, *inputs))
+    model = model_of("full")
+    attended(model, torch.tensor([[3, 7, 7, 1]]))
+    assert computed == [model.blocks[1].attention]
+
+
+def test_a_text_of_too_many_tokens_is_refused():
+    with pytest.raises(ConfigError, match=r"may have 2,048 tokens at most. Give a shorter text."):
+        attended(model_of("gpt"), torch.ones(1, MOST_READ + 1, dtype=torch.int64))
 
 
 def test_a_model_without_attention_is_refused():

@@ -70,6 +70,18 @@ def test_padding_changes_no_output(name):
             torch.testing.assert_close(alone, expected[row : row + 1], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("length", [1, 8])
+def test_a_text_longer_than_learned_positions_is_refused_by_name(length):
+    """One position would be added to all tokens, without a word."""
+    model, given = TransformerEncoder(K, VOCAB, length, dim=8, heads=2, depth=1).eval(), torch.ones(2, 9).long()
+    assert model(given[:, :length]).shape == (2, K)
+    with pytest.raises(OptionError, match=rf"text has 9 tokens.* learned {length} positions \(data.max_length\)"):
+        model(given)
+    for positions in ("rotary", "none"):
+        other = TransformerEncoder(K, VOCAB, length, dim=8, heads=2, depth=1, positions=positions)
+        assert other(given).shape == (2, K)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_padding_alone_gives_finite_outputs_and_gradients(name):
     model = made(name)

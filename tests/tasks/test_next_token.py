@@ -27,7 +27,7 @@ from effbench.run.run import Run
 from effbench.run.run_or_file import load_run_or_file
 from effbench.schedulers import Constant
 from effbench.tasks.classification import Classification
-from effbench.tasks.generation import Sampling, continued, drawn
+from effbench.tasks.generation import NotFiniteError, Sampling, continued, drawn
 from effbench.tasks.losses import CrossEntropy
 from effbench.tasks.next_token import NextToken
 from effbench.training.callbacks import Callbacks
@@ -132,6 +132,57 @@ def test_a_continuation_follows_the_last_tokens_in_the_context() -> None:
     assert model.seen == [[3, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 5]]
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_no_token_is_drawn_from_numbers_that_are_not_finite(value: float, temperature: float) -> None:
+    generator, sampling = torch.Generator().manual_seed(0), Sampling(1, temperature, 2)
+    with pytest.raises(NotFiniteError, match=r"logits of the next token are not finite.*lower optimizer\.lr"):
+        drawn(torch.tensor([0.0, value, 1.0]), sampling, (), generator)
+    with pytest.raises(NotFiniteError):
+        drawn(torch.full((3,), -math.inf), sampling, (), generator)
+    assert drawn(torch.tensor([value, -math.inf, 1.0]), sampling, (0,), generator) == 2
+
+
+class Equal(nn.Module):
+    """Gives all V tokens the same logit; keeps what it saw."""
+
+    def __init__(self, V: int) -> None:
+        super().__init__()
+        self.weight, self.seen = nn.Parameter(torch.zeros(V)), list[list[int]]()
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        self.seen.append(tokens[0].tolist())
+        return self.weight.expand(*tokens.shape, -1)
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt", "begins", "said"),
+    [
+        ("abc" * 60, None, "a", "the sampled text begins with the first token of train"),
+        ("ab\n" * 60, None, "\n", ""),
+        ("abc" * 60, "aZ", "aZ", "task.prompt: 50.0 % of the tokens are not in the run's vocabulary"),
+        ("abc" * 60, "b", "b", ""),
+    ],
+)
+def test_a_sample_begins_with_what_training_has_seen(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str, prompt: str | None, begins: str, said: str
+) -> None:
+    """A text without line breaks has no number for one: the unknown token's row of the embedding is as it was drawn."""
+    (tmp_path / "own.txt").write_text(text)
+    data = text_file(str(tmp_path / "own.txt"), context=8, tokenizer="chars")
+    kind = Windows.fit(data, Settings())
+    own, model = task(prompt=prompt, length=3), Equal(kind.vocab_size)
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        sample = own.sample_text(model, kind, 0, data.train.inputs)
+    assert sample is not None
+    assert sample.startswith(begins)
+    assert len(sample) == len(begins) + 3
+    assert model.seen[0] == kind.tokenizer.encode(begins)
+    assert said in caplog.text
+    assert bool(caplog.text) == bool(said)
+
+
 # --- a run ------------------------------------------------------------------------------------------------------------
 
 WORDS = [
@@ -200,6 +251,38 @@ def test_predict_continues_texts_with_given_options(run: Run, tmp_path: Path, ca
     for text, options, said in (*refused, ("a\ud800", {}, "whose character 2 is a lone surrogate")):
         with pytest.raises(ConfigError, match=said):
             run.continued(text, **options)
+
+
+@pytest.mark.slow
+def test_a_run_whose_weights_overflow_is_tested_and_completed(run: Run, tmp_path: Path, capsys: Any) -> None:
+    """Its samples.txt is missing, which a warning says; `predict` names the texts that it cannot continue."""
+    words = [word for word in WORDS if not word.startswith("trainer.max_epochs")]
+    words += [f"data.file='{run.folder.parent / 'own.txt'}'", "trainer.max_steps=1", "optimizer.lr=1e30"]
+    words += ["data.val_fraction=0", "early_stopping=off", "checkpoint.save_top_k=0"]
+    diverged = effbench.train(words, tmp_path / "run")
+    assert diverged.summary["status"] == "completed"
+    assert any(text.startswith("samples.txt was not written: the model's") for text in diverged.summary["warnings"])
+    assert not (diverged.folder / "samples.txt").exists()
+    assert "test/loss" in diverged.summary["metrics"]
+    (tmp_path / "prompts.txt").write_text("1 and\n2 and")
+    capsys.readouterr()
+    assert cli.main(["predict", str(diverged.folder), str(tmp_path / "prompts.txt"), "--json"]) == 1
+    said = capsys.readouterr().err
+    assert all(f"prompts.txt line {line}: the model's answer is not finite" in said for line in (1, 2))
+
+
+@pytest.mark.slow
+def test_memory_that_ends_in_sampling_fails_no_run(run: Run, tmp_path: Path, monkeypatch: Any) -> None:
+    def fails(*_: Any) -> str:
+        raise torch.OutOfMemoryError("out of memory\nwith details")
+
+    monkeypatch.setattr(NextToken, "sample_text", fails)
+    words = [word for word in WORDS if not word.startswith("trainer.max_epochs")]
+    tested = effbench.train(
+        [*words, f"data.file='{run.folder.parent / 'own.txt'}'", "trainer.max_steps=1"], tmp_path / "run"
+    )
+    assert tested.summary["status"] == "completed"
+    assert "samples.txt was not written: out of memory" in tested.summary["warnings"]
 
 
 @pytest.mark.slow

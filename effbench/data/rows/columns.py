@@ -16,7 +16,7 @@ from torch import Tensor
 
 from effbench.config.recipes import quoted
 from effbench.data.rules import RULES
-from effbench.data.table_files import NUMBER_RULE, finite_number, is_coarse, number_in
+from effbench.data.table_files import NUMBER_RULE, cell_problem, finite_number, is_coarse, number_in
 from effbench.errors import ConfigError, DataError, shown
 
 log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ class Columns:
             (float32 (N, F), column -> number of missing or, for categories, unknown cells)
 
         Raises:
-            DataError: a cell of a column of numbers is no finite number.
+            DataError: a cell of a column of numbers is no finite number, or another one no Unicode text.
         """
         features, odd = [], Counter[str]()
         for line, row in rows:
@@ -109,6 +109,8 @@ class Columns:
             for column in self.columns:
                 cell = row[column.name].strip()
                 if column.categories is not None:
+                    if why := cell_problem(cell):
+                        raise DataError(f"{file} line {line}: the column {column.name!r} {why}. Correct the cell.")
                     odd[column.name] += cell not in column.categories
                     values += [float(cell == value) for value in column.categories]
                 else:

@@ -11,6 +11,7 @@ from torch import Tensor
 from effbench.config.options import BOOL
 from effbench.data.modality import Settings
 from effbench.data.option_checks import check_division, check_name_lists, check_names, given_file
+from effbench.data.other_source import check_split, keep_options, measured_whole, reads_other_source, same_place
 from effbench.data.preview import previewed
 from effbench.data.rows.columns import Columns, Missing, Row, listing
 from effbench.data.rows.division import Division
@@ -22,6 +23,7 @@ from effbench.data.target_columns import (
     LABEL_COLUMN,
     SEPARATOR,
     SHOWN,
+    Target,
     TargetColumns,
     holds_numbers,
     tell_coarse,
@@ -71,7 +73,8 @@ class Tables(Rows):
         if data.facts.get("columns") != recorded.get("columns"):
             raise ConfigError(
                 "the table's columns are not the run's: its train split has other columns, categories or means. Leave "
-                "data.split_seed and the fractions as in training; `effbench predict` takes other tables."
+                "data.split_seed and the fractions as in training; data.file=FILE, another file, is read with the "
+                "run's columns."
             )
         super().check_same(recorded, data)
 
@@ -183,6 +186,66 @@ def table_csv(
     return _splits(path, rows, labels, classes, parts, features)
 
 
+@reads_other_source(table_csv)
+def other_table(
+    before: Mapping[str, Any], now: Mapping[str, Any], recorded: Mapping[str, Any], which: str
+) -> tuple[str, Split] | None:
+    """Read a table other than the run's for evaluation, with the run's columns (categories and means) and classes.
+
+    Args:
+        before: options of table_csv in training.
+        now: its options for the evaluation.
+        recorded: `data` of the run's summary.
+        which: '' or test, the name that it has.
+
+    Returns:
+        (name, all rows of the file); None if it is the run's file.
+    """
+    path = given_file("file", now.get("file"))
+    if path is None or same_place(before.get("file"), now.get("file")):
+        return None
+    check_split(which)
+    keep_options(before, now, ("categorical", "ignore"))
+    targets = TargetColumns(
+        now.get("targets", "class"), now.get("label_column", LABEL_COLUMN), now.get("label_separator", SEPARATOR)
+    )
+    columns, absent = Columns.restored(recorded.get("columns")), Missing(now.get("missing") or ())
+    names = [column.name for column in columns.columns]
+    encoding = now.get("encoding", ENCODING)
+    check_names(encoding=encoding)
+    rows = absent.emptied(read_columns(path, [*names, *targets.columns], encoding), names)
+    found = _targets(path, rows, targets)
+    if _are_the_runs(len(rows), before, now, recorded):
+        return None
+    name = measured_whole(which)
+    log.info(
+        f"note: data.file is not the run's file: all {len(rows):,} rows of it are evaluated, with the categories and "
+        "means of the run's train split"
+    )
+    targets.check_same("data.file", recorded["classes"])
+    labels = targets.encode("data.file", found, [str(each) for each in recorded["classes"]])
+    features, odd = columns.encode(for_terminal(str(path)), rows)
+    _tell_odd("data.file", odd)
+    return name, Split(features, labels)
+
+
+def _are_the_runs(count: int, before: Mapping[str, Any], now: Mapping[str, Any], recorded: Mapping[str, Any]) -> bool:
+    """Return True if a file at another path holds the run's own rows: most of them were trained on.
+
+    Args:
+        count: rows of the file.
+        before: options of table_csv in training.
+        now: its options for the evaluation.
+        recorded: `data` of the run's summary.
+    """
+    if sum((recorded.get("counts") or {}).values()) != count:  # known without another reading
+        return False
+    try:
+        return bool(table_csv(**{**before, "file": now["file"]}).sha256 == recorded["sha256"])
+    except ConfigError:  # the run's options or draws do not suit this file
+        return False
+
+
 def _features(
     path: Path, encoding: str, labels: Sequence[str], categorical: Sequence[str], ignore: Sequence[str]
 ) -> list[str]:
@@ -203,8 +266,8 @@ def _features(
     return names
 
 
-def _labels(path: Path, rows: Sequence[Row], columns: TargetColumns) -> tuple[Tensor, Sequence[str]]:
-    """Return the targets as a task takes them, and the names of classes, labels or numbers."""
+def _targets(path: Path, rows: Sequence[Row], columns: TargetColumns) -> list[Target]:
+    """Return the targets of rows. Raises DataError if there is no row, or one has no target."""
     name = for_terminal(str(path))
     if not rows:
         raise DataError(f"{name} holds no rows: it has a line with the names of columns alone.")
@@ -212,7 +275,12 @@ def _labels(path: Path, rows: Sequence[Row], columns: TargetColumns) -> tuple[Te
         line, why = problems[0]
         count = counted(len(problems), "such line")
         raise DataError(f"{name} line {line}: {why} ({count}).{columns.rule} Correct or remove what has no target.")
-    found = [columns.of(row) for _, row in rows]
+    return [columns.of(row) for _, row in rows]
+
+
+def _labels(path: Path, rows: Sequence[Row], columns: TargetColumns) -> tuple[Tensor, Sequence[str]]:
+    """Return the targets as a task takes them, and the names of classes, labels or numbers."""
+    name, found = for_terminal(str(path)), _targets(path, rows, columns)
     names = columns.names(name, found)
     if columns.kind == "class" and len(names) > len(rows) / 2:
         many = f"{name} has {len(names)} classes in {len(rows)} rows: the column {columns.columns[0]!r}"

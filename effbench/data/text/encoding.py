@@ -13,7 +13,7 @@ from torch import Tensor
 
 from effbench.config.options import COUNT
 from effbench.data.rules import RULES, check_rules
-from effbench.data.table_files import HAS_NUL
+from effbench.data.table_files import cell_problem
 from effbench.data.text.tokenizers import Tokenizer, check_vocab_size, tokenizer_class
 from effbench.errors import ConfigError, DataError, shown
 from effbench.special_tokens import PADDING
@@ -58,14 +58,25 @@ class TextOptions:
 
 def text_problem(text: str) -> str | None:
     """Return why a text cannot be a sample, or None: it is empty, holds a NUL, or cannot be encoded as UTF-8."""
-    if not text.strip():
-        return "is empty"
-    if "\0" in text:  # of Parquet, JSON and Python; `decoded` names the line of a file
-        return HAS_NUL
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        return f"has a lone surrogate (character {error.start + 1}), which is no Unicode text"
+    return cell_problem(text) if text.strip() else "is empty"
+
+
+def padding_problem(tokens: Tensor) -> tuple[int, str] | None:
+    """Return (first row whose padding is not at its end alone, what is wrong with it); None if there is none.
+
+    tokens: integers (N, T). A model would take padding before or between tokens for the end of the text.
+    """
+    for start in range(0, len(tokens), ROWS):  # some at a time: masks of all would be as large as the texts
+        used = tokens[start : start + ROWS] != PADDING
+        wrong = ~used[:, 0] | (used[:, 1:] & ~used[:, :-1]).any(1)
+        if bool(wrong.any()):
+            row = int(wrong.nonzero()[0])
+            if not used[row].any():
+                why = "is padding (token 0) alone: it is empty. Leave empty texts out"
+            else:
+                place = "between its tokens" if used[row, 0] else "before its tokens"
+                why = f"has padding (token 0) {place}; it belongs at the end"
+            return start + row, why
     return None
 
 

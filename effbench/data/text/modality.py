@@ -19,6 +19,7 @@ from effbench.data.text.encoding import (
     VOCAB_SIZE,
     UnknownTokens,
     encoded,
+    padding_problem,
     tell_unknown_of_run,
     text_problem,
 )
@@ -28,6 +29,7 @@ from effbench.data.text.tokenizers import (
     FirstWords,
     Given,
     Tokenizer,
+    plain_record,
     restored_tokenizer,
     tokenizer_file,
 )
@@ -86,16 +88,8 @@ class Texts(Modality):
             )
         if len(found) and int(found.min()) < 0:
             raise DataError(f"{name} texts must be token numbers of at least 0; the smallest is {int(found.min())}.")
-        for start in range(0, len(found), TEXTS):  # some at a time: masks of all would be as large as the texts
-            used = found[start : start + TEXTS] != PADDING
-            if not bool(used[:, 0].all()):
-                row = start + int((~used[:, 0]).nonzero()[0])
-                raise DataError(f"{name} text {row} begins with padding (token 0): it is empty. Leave empty texts out.")
-            # padding inside a text: models would take its end for the text's end
-            inside = (used[:, 1:] & ~used[:, :-1]).any(1)
-            if bool(inside.any()):
-                row = start + int(inside.nonzero()[0])
-                raise DataError(f"{name} text {row} has padding (token 0) between its tokens; it belongs at the end.")
+        if problem := padding_problem(found):
+            raise DataError(f"{name} text {problem[0]} {problem[1]}.")
         return found
 
     @classmethod
@@ -148,7 +142,7 @@ class Texts(Modality):
     def check_same(cls, recorded: Mapping[str, Any], data: Splits) -> None:
         """Check also that the tokens have the numbers of the run's tokenizer."""
         super().check_same(recorded, data)
-        if data.facts.get("tokenizer") != recorded.get("tokenizer"):
+        if plain_record(data.facts.get("tokenizer")) != plain_record(recorded.get("tokenizer")):
             raise ConfigError(
                 "the data's tokenizer is not the run's: another train split or another data.tokenizer gives tokens "
                 "other numbers. Leave these options as in training; run.predict, and other files of data=text_csv "
@@ -167,6 +161,11 @@ class Texts(Modality):
     @classmethod
     def identity(cls, data: Splits) -> dict[str, Any]:
         """Return the tokenizer: one fitted to other texts, or another file at its path, gives tokens other numbers."""
+        return {"tokenizer": plain_record(data.facts.get("tokenizer"))}
+
+    @classmethod
+    def older_identity(cls, data: Splits) -> dict[str, Any]:
+        """Return the record of a file's tokenizer, compressed as it is."""
         return {"tokenizer": data.facts.get("tokenizer")}
 
     def check_pretrained(self, folder: Path) -> None:
@@ -181,8 +180,10 @@ class Texts(Modality):
 
     def check_pretrained_run(self, checkpoint: Path, fitted: Mapping[str, Any], recorded: Mapping[str, Any]) -> None:
         """Require the token numbers of the run: another tokenizer of the same size gives tokens others."""
-        sha256 = fitted.get("tokenizer")
-        if self._tokenizer is None or sha256 == sha256_of_plain(self.tokenizer.record()):
+        if self._tokenizer is None:
+            return
+        sha256, own = fitted.get("tokenizer"), self.tokenizer.record()
+        if sha256 in (sha256_of_plain(plain_record(own)), sha256_of_plain(own)):  # the latter of older checkpoints
             return
         chosen = for_terminal(str(self._options.get("tokenizer", self.tokenizer.name)))
         was = _tokenizer_of(recorded)
@@ -230,8 +231,7 @@ class Texts(Modality):
 
     def _cut(self, tokens: Tensor) -> Tensor:
         # before the transfer, and in the narrow type of the split
-        longest = int(self.lengths(tokens).max()) if len(tokens) else 1
-        return self.transfer.to_device(tokens[:, :longest].contiguous()).long()
+        return self.transfer.to_device(self.shortened(tokens)).long()
 
     # --- prediction and export
 
@@ -260,6 +260,8 @@ class Texts(Modality):
         size = self.vocab_size
         if len(samples) and not 0 <= int(samples.min()) <= int(samples.max()) < size:
             raise ConfigError(f"predict takes token numbers from 0 to {size - 1}.")
+        if problem := padding_problem(samples):
+            raise ConfigError(f"predict: {self.unit} {problem[0]} {problem[1]}.")
         return samples
 
     def read_files(
@@ -310,6 +312,11 @@ class Texts(Modality):
     def encoded(self, texts: Sequence[str]) -> tuple[Tensor, int]:
         """Return (token numbers (N, T), how many of the texts were cut to T tokens)."""
         return encoded(self.tokenizer, texts, self.shape[0])
+
+    def shortened(self, samples: Tensor) -> Tensor:
+        """Return token numbers (B, T'), T' the longest text of the batch."""
+        longest = int(self.lengths(samples).max()) if len(samples) else 1
+        return samples[:, :longest].contiguous()
 
     def portable(self, samples: Tensor) -> Tensor:
         return samples.long()

@@ -13,7 +13,7 @@ import torch
 
 from effbench.data.modality import Settings
 from effbench.data.option_checks import check_division, check_memory, check_names, given_file
-from effbench.data.other_source import keep_options, reads_other_source, same_place
+from effbench.data.other_source import check_split, keep_options, measured_whole, reads_other_source, same_place
 from effbench.data.preview import previewed
 from effbench.data.rules import RULES, compared
 from effbench.data.splits import FAR, Split, Splits, counts_to_draw, stratified, without_last_of_a_class
@@ -124,11 +124,13 @@ def other_texts(
     Returns:
         (name of the split, its texts), all of the file; None if the run's own files are meant.
     """
-    which = which or "test"
-    key = FILES.get(which)
     changed = {name for name in FILES.values() if not same_place(before.get(name), now.get(name))}
+    if changed:
+        check_split(which)
+    key = FILES.get(which or "test")
     # a new data.file alone: its texts are what is to be evaluated
-    chosen = key if key in changed else "file" if changed == {"file"} else None
+    alone = changed == {"file"}
+    chosen = "file" if alone else key if key in changed else None
     if chosen is None or not now.get(chosen):
         return None
     path = given_file(chosen, now[chosen])
@@ -140,8 +142,10 @@ def other_texts(
     samples = _samples(path, now.get("text_column", TEXT_COLUMN), columns, now.get("encoding", ENCODING))
     if _are_the_runs(chosen, len(samples), before, now, recorded):
         return None
+    if alone:
+        which = measured_whole(which, f"name the file with data.{key}" if key != "file" else "")
     log.info(f"note: data.{chosen} is not the run's file: all {len(samples):,} texts of it are evaluated")
-    return which, other_samples(f"data.{chosen}", samples, recorded, columns)
+    return which or "test", other_samples(f"data.{chosen}", samples, recorded, columns)
 
 
 def _are_the_runs(

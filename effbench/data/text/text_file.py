@@ -9,7 +9,7 @@ from typing import Any
 
 from effbench.data.modality import Settings
 from effbench.data.option_checks import check_division, check_names, given_file
-from effbench.data.other_source import keep_options, reads_other_source, same_place
+from effbench.data.other_source import check_split, keep_options, measured_whole, reads_other_source, same_place
 from effbench.data.preview import previewed
 from effbench.data.splits import Split, Splits
 from effbench.data.table_files import ENCODING, decoded
@@ -87,7 +87,7 @@ def other_text(
         before: options of text_file in training.
         now: its options for the evaluation.
         recorded: `data` of the run's summary.
-        which: name to give it; '' for test.
+        which: '' or test, the name that it has.
 
     Returns:
         (name, all of the file); None if it is the run's file.
@@ -95,17 +95,18 @@ def other_text(
     path = given_file("file", now.get("file"))
     if path is None or same_place(before.get("file"), now.get("file")):
         return None
+    check_split(which)
     keep_options(before, now, ("tokenizer", "context", "vocab_size"))
     text = _read(path, now.get("encoding", ENCODING))
     fractions = (before.get(f"{which}_fraction", FRACTION) for which in ("val", "test"))
     # the run's own text, moved or named from another folder: most of it was trained on
     if content_sha256(_divided(text, *fractions)) == recorded.get("sha256"):
         return None
-    tokenizer = restored_tokenizer(recorded.get("tokenizer"))
+    name, tokenizer = measured_whole(which), restored_tokenizer(recorded.get("tokenizer"))
     tokens = stream(tokenizer, text)
     log.info(f"note: data.file is not the run's file: all {len(tokens):,} tokens of it are evaluated")
     tell_unknown_of_run("data.file", tokenizer, tokens)
-    return which or "test", cut(for_terminal(str(path)), tokens, recorded["shape"][0])
+    return name, cut(for_terminal(str(path)), tokens, recorded["shape"][0])
 
 
 def _divided(text: str, val_fraction: float, test_fraction: float, facts: dict[str, str] | None = None) -> SplitText:

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from effbench.cache_dir import expanded
 from effbench.data.folder_files import FileKind, existing_folder, printable, walk
-from effbench.data.folder_layout import ALL, SPLITS, Scan, findings, scan
+from effbench.data.folder_layout import ALL, Scan, findings, scan
 from effbench.data.folder_rows import Rows, check_every_class, class_names, labelled, measured_split
 from effbench.data.option_checks import check_division, check_name_lists, check_names
-from effbench.data.other_source import keep_options, reads_other_source, same_place
+from effbench.data.other_source import check_split, keep_options, reads_other_source, same_place
 from effbench.data.preview import previewed
 from effbench.data.rules import RULES
 from effbench.data.splits import Split, Splits
@@ -25,7 +25,7 @@ from effbench.data.text.encoding import MAX_LENGTH, VOCAB_SIZE, TextOptions, tex
 from effbench.data.text.files import check_there
 from effbench.data.text.modality import TEXTS, Encoder, Texts
 from effbench.data.text.text_csv import Sample, labelled_splits, other_samples, texts_of
-from effbench.errors import ConfigError, DataError, shown, unknown_name
+from effbench.errors import ConfigError, DataError, shown
 
 log = logging.getLogger(__name__)
 
@@ -142,8 +142,7 @@ def other_folder(
         return None
     if same_place(before.get("root"), root):
         return None
-    if which not in ("", *SPLITS):
-        raise ConfigError(unknown_name("split", which, SPLITS))
+    check_split(which)
     if _holds_the_runs(options, recorded):
         return None
     keep_options(before, now, ("tokenizer", "max_length", "vocab_size"))

@@ -387,6 +387,11 @@ class Given(BytePairs):
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
+        return super().from_record({"content": cls.content_of(record)})
+
+    @classmethod
+    def content_of(cls, record: Mapping[str, Any]) -> str:
+        """Return the JSON that a record holds. Raises ValueError if it holds none."""
         try:
             # a record may be a stranger's: a small one must not fill the memory
             packed = b64decode(str(record.get("content")), validate=True)
@@ -396,7 +401,7 @@ class Given(BytePairs):
             raise ValueError(f"data.tokenizer.content is no tokenizer ({error})") from error
         if not unpacker.eof or unpacker.unused_data:
             raise ValueError("data.tokenizer.content is no tokenizer (it is cut, too large, or more than one)")
-        return super().from_record({"content": text})
+        return text
 
     def _check_parts(self, whole: Mapping[str, Any]) -> None:
         check_growth(whole)
@@ -492,6 +497,19 @@ def restored_tokenizer(record: object) -> Tokenizer:
     if not isinstance(record, Mapping) or not isinstance(name, str) or name not in known:
         raise ValueError(f"data.tokenizer must name one of {', '.join(known)}")
     return known[name].from_record(record)
+
+
+def plain_record(record: object) -> object:
+    """Return a tokenizer's record without compression, to compare: other versions of liblzma give a text other bytes.
+
+    A record that cannot be read is returned as it is.
+    """
+    if isinstance(record, Mapping) and record.get("name") == Given.name:
+        try:
+            return {"name": Given.name, "json": Given.content_of(record)}
+        except ValueError:
+            return record
+    return record
 
 
 def _is_unicode(text: str) -> bool:

@@ -180,6 +180,10 @@ class Windows(Texts):
             row[: len(tokens)] = torch.tensor(tokens)
         return padded, cut
 
+    def shortened(self, samples: Tensor) -> Tensor:
+        """Return the windows as they are: there is an output at each place, and those of all batches are joined."""
+        return samples
+
     def export_facts(self) -> dict[str, Any]:
         about = super().export_facts()
         about["input"]["name"] = "windows"

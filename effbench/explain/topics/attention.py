@@ -36,6 +36,7 @@ KINDS = ("animal", "food")  # of wordnet_gloss, for the small model
 SENTENCE = "a small wild bird with a long tail that feeds on seeds"
 DIM, EPOCHS, LR = 32, 3, 3e-3
 MOST_TOKENS, MOST_HEADS = 40, 4  # that are shown
+MOST_READ = 2048  # tokens of a text; the weights of 12 heads then take 200 MB
 _MODELS = "model=transformer, local_attention, lstm_attention or gpt"
 REFERENCES = (
     "Vaswani et al., Attention Is All You Need, arXiv:1706.03762, section 3.2.1, with footnote 4 for sqrt d",
@@ -78,22 +79,31 @@ class Attended:
     weights: Tensor
 
 
-def attended(model: nn.Module, tokens_1T: Tensor) -> tuple[list[Attended], Tensor]:
-    """Return (the weights of each attention layer for one text, the logits (K,)).
+def attended(model: nn.Module, tokens_1T: Tensor) -> tuple[Attended, int, Tensor]:
+    """Return (the weights of the last attention layer for one text, how many such layers there are, the logits (K,)).
 
     Args:
         model: in eval mode, with layers of SelfAttention, or a LstmAttention.
         tokens_1T: int64 (1, T), without padding.
 
     Raises:
-        ConfigError: the model has no such layer.
+        ConfigError: the model has no such layer, or the text has more than MOST_READ tokens.
     """
-    found: list[Attended] = []
+    if (length := tokens_1T.shape[1]) > MOST_READ:
+        raise ConfigError(
+            f"explain attention computes the weights of {length:,} x {length:,} tokens; a text may have {MOST_READ:,} "
+            "tokens at most. Give a shorter text."
+        )
+    # of the last call alone: each layer's weights are T x T numbers a head
+    called = list[tuple[str, SelfAttention, tuple[Any, ...]]]()
+    count = 0
 
     def watch(name: str) -> Any:
         def before(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+            nonlocal count
             assert isinstance(layer, SelfAttention)
-            found.append(Attended(name, layer.weights(*inputs)[0]))
+            count += 1
+            called[:] = [(name, layer, inputs)]
 
         return before
 
@@ -108,11 +118,13 @@ def attended(model: nn.Module, tokens_1T: Tensor) -> tuple[list[Attended], Tenso
             logits = model(tokens_1T)[0]
             if isinstance(model, LstmAttention):
                 mask = token_mask(tokens_1T)
-                found.append(Attended("additive attention", model.attention(model.states(tokens_1T, mask), mask)[0]))
+                found = Attended("additive attention", model.attention(model.states(tokens_1T, mask), mask)[0])
+                return found, count + 1, logits
+            [(name, layer, inputs)] = called
+            return Attended(name, layer.weights(*inputs)[0]), count, logits
     finally:
         for hook in hooks:
             hook.remove()
-    return found, logits
 
 
 def explain(request: Request) -> Explanation:
@@ -178,21 +190,21 @@ def _of_run(request: Request, values: dict[str, float]) -> list[Part]:
     modality = request.run.modality()
     model = request.run.model(request.checkpoint)
     tokens = _tokens(modality, request.text or "")
-    found, logits = attended(model, tokens)
+    found, count, logits = attended(model, tokens)
     about = f"The run's model ({type(model).__name__}) reads {_read(modality, request.text or '', tokens)}"
     parts: list[Part] = [Paragraph(about)]
     # other tasks have no single answer
     if request.run.task.kind in ("class", "tokens"):
         answer, values["probability"] = _answer(logits, modality, request.run.classes)
         parts.append(Paragraph(f"Its answer is {answer}, with a probability of {values['probability']:.3f}."))
-    return [*parts, *shown_weights(found, _pieces(modality, tokens), values)]
+    return [*parts, *shown_weights(found, count, _pieces(modality, tokens), values)]
 
 
 def _of_small_model(request: Request, values: dict[str, float]) -> list[Part]:
     model, modality, correct = _small_model(request.seed)
     text = request.text or SENTENCE
     tokens = _tokens(modality, text)
-    found, logits = attended(model, tokens)
+    found, count, logits = attended(model, tokens)
     values["val_accuracy"] = correct
     answer, values["probability"] = _answer(logits, modality, KINDS)
     about = (
@@ -201,7 +213,7 @@ def _of_small_model(request: Request, values: dict[str, float]) -> list[Part]:
         f"tells {100 * correct:.1f} % of the validation glosses right. It reads {_read(modality, text, tokens)}"
     )
     said = f"Its answer is {answer}, with a probability of {values['probability']:.3f}."
-    return [Paragraph(about), Paragraph(said), *shown_weights(found, _pieces(modality, tokens), values)]
+    return [Paragraph(about), Paragraph(said), *shown_weights(found, count, _pieces(modality, tokens), values)]
 
 
 def _small_model(seed: int) -> tuple[nn.Module, Modality, float]:
@@ -236,16 +248,16 @@ def _answer(logits: Tensor, modality: Modality, classes: Sequence[str]) -> tuple
     return name, float(chances[best])
 
 
-def shown_weights(found: Sequence[Attended], names: Sequence[str], values: dict[str, float]) -> list[Part]:
+def shown_weights(last: Attended, layers: int, names: Sequence[str], values: dict[str, float]) -> list[Part]:
     """Return the figure and what each token gets; all numbers are of the heads and tokens shown.
 
     Args:
-        found: the weights of each attention layer.
+        last: the weights of the last attention layer.
+        layers: attention layers of the model.
         names: text of each token.
         values: gets the numbers.
     """
     parts: list[Part] = []
-    last = found[-1]
     heads = last.weights[None, None] if last.weights.dim() == 1 else last.weights
     rows = names[:MOST_TOKENS] if last.weights.dim() > 1 else ["text"]
     names_shown, shown = names[:MOST_TOKENS], heads[:MOST_HEADS, :MOST_TOKENS, :MOST_TOKENS]
@@ -259,7 +271,7 @@ def shown_weights(found: Sequence[Attended], names: Sequence[str], values: dict[
         of_head = own.mean(0)
         top = ", ".join(f"{names[at]} {100 * float(of_head[at]):.0f} %" for at in _ordered(of_head)[:5])
         figures.append(heat_map(title, f"weights; most go to {top}", own.tolist(), rows, names_shown))
-    caption = _extent(len(found), len(heads), len(names))
+    caption = _extent(layers, len(heads), len(names))
     caption += "Row: the token that looks. Column: the token that it looks at. The darkest cell has the largest weight"
     caption += f" of the {'head' if len(figures) > 1 else 'layer'}; the largest of all is {float(shown.max()):.2f}. "
     caption += f"Each row adds up to {values['row_sum']:.2f}"

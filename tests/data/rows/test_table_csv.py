@@ -17,7 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from effbench.data.modality import Settings
 from effbench.data.preview import preview_of
 from effbench.data.rows.columns import Columns, listing
-from effbench.data.rows.table_csv import Tables, table_csv
+from effbench.data.rows.table_csv import Tables, other_table, table_csv
 from effbench.errors import ConfigError, DataError
 from effbench.run.resume import fitted_to
 
@@ -159,6 +159,77 @@ def test_another_tables_columns_are_refused(tmp_path):
     Tables.check_same(recorded, data)
     with pytest.raises(ConfigError, match="the table's columns are not the run's"):
         Tables.check_same(recorded, table_csv(write(tmp_path / "a.csv"), ignore=["id"], split_seed=4))
+
+
+def summary_of(data) -> dict:
+    counts = {which: len(split) for which, split in data.named().items()}
+    return {"columns": data.facts["columns"], "counts": counts, "sha256": data.sha256, "classes": list(data.classes)}
+
+
+def test_another_table_gets_the_features_of_the_run(tmp_path, caplog):
+    """Means, categories and classes are of the run's train split; rows of the other table are all kept, in order."""
+    before = {"file": write(tmp_path / "a.csv"), "ignore": ["id"], "missing": ["?"]}
+    data = table_csv(**before)
+    header = ("flat", "label", "colour", "age", "new")
+    others = [("3", "b", "red", "7", "x"), ("4", "a", "pink", "?", "x"), ("3", "b", "green", "", "y")]
+    now = {**before, "file": write(tmp_path / "b.csv", others, header)}
+    with caplog.at_level("INFO"):
+        which, split = other_table(before, now, summary_of(data), "")
+    [mean] = [column["fill"] for column in data.facts["columns"] if column["name"] == "age"]
+    assert which == "test"
+    assert split.labels.tolist() == [1, 0, 1]
+    by_name = dict(zip(data.facts["features"], split.inputs.T.tolist(), strict=True))
+    assert by_name["age"] == pytest.approx([7, mean, mean])
+    assert by_name["age is missing"] == [0, 1, 1]
+    assert (by_name["colour=red"], by_name["colour=green"], by_name["flat"]) == ([1, 0, 0], [0, 0, 1], [3, 4, 3])
+    assert "note: data.file is not the run's file: all 3 rows of it are evaluated" in caplog.text
+    assert "data.file: missing or unknown cells: age 2, colour 1" in caplog.text
+
+
+def test_the_run_s_own_table_by_another_path_is_known(tmp_path):
+    """Read as another table, all of it would be the test: most of it was trained on."""
+    before = {"file": write(tmp_path / "a.csv"), "ignore": ["id"]}
+    summary = summary_of(table_csv(**before))
+    for which in ("", "val"):
+        assert other_table(before, {**before, "file": write(tmp_path / "b.csv")}, summary, which) is None
+    assert other_table(before, {**before, "split_seed": 3}, summary, "") is None
+    more = write(tmp_path / "c.csv", [*rows(), rows()[0]])
+    assert len(other_table(before, {**before, "file": more}, summary, "test")[1]) == 61
+
+
+@pytest.mark.parametrize(
+    ("cells", "changed", "which", "said"),
+    [
+        (("1", "red", "3", "a"), {}, "tset", "split 'tset' is not one of"),
+        (("1", "red", "3", "a"), {}, "val", "measured whole. Leave out split=val.$"),
+        (("1", "red", "3", "a"), {"categorical": ["flat"]}, "", "data.categorical must stay as in training"),
+        (("1", "red", "3", "odd"), {}, "", "data.file has the label 'odd', which train does not have"),
+        (("1", "red", "3", ""), {}, "", "b.csv line 2: the label is empty"),
+        (("old", "red", "3", "a"), {}, "", "b.csv line 2: 'old' in the column 'age' is no finite number"),
+    ],
+)
+def test_another_table_that_does_not_fit_is_refused(tmp_path, cells, changed, which, said):
+    before = {"file": write(tmp_path / "a.csv"), "ignore": ["id"], "categorical": []}
+    other = write(tmp_path / "b.csv", [cells], HEADER[1:])
+    with pytest.raises(ConfigError, match=said):
+        other_table(before, {**before, "file": other, **changed}, summary_of(table_csv(**before)), which)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+@pytest.mark.parametrize("column", ["colour", "label"])
+def test_a_nul_in_a_cell_is_named_by_its_line(tmp_path, suffix, column):
+    """As in a text: it would become a category, or a class, of the run's record."""
+    table = [dict(zip(HEADER, row, strict=True)) for row in rows()]
+    table[4][column] += "\0"
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in table))
+    else:
+        parquet = pytest.importorskip("pyarrow.parquet")
+        pyarrow = pytest.importorskip("pyarrow")
+        parquet.write_table(pyarrow.Table.from_pylist(table), path)
+    with pytest.raises(DataError, match=f"line 5: the column '{column}' holds a NUL character"):
+        table_csv(str(path), val_fraction=0, test_fraction=0)
 
 
 def repeating(count: int = 90) -> list[tuple[str, ...]]:

@@ -146,6 +146,22 @@ def test_a_nul_in_a_text_is_named_by_its_line(tmp_path, suffix):
         text_csv(path)
 
 
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+@pytest.mark.parametrize("targets", ["class", "labels"])
+def test_a_nul_in_a_label_is_named_by_its_line(tmp_path, suffix, targets):
+    path = str(write(tmp_path / f"a.{suffix}", [("good", "a"), ("bad", "b\0")]))
+    with pytest.raises(DataError, match="line 2: the column 'label' holds a NUL character"):
+        text_csv(path, targets=targets)
+
+
+def test_a_lone_surrogate_in_a_label_is_named_by_its_line(tmp_path):
+    """JSON may hold one; the run's record of its classes could not be written as UTF-8."""
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "good", "label": "a"}\n{"text": "bad", "label": "b\\ud800"}\n')
+    with pytest.raises(DataError, match=r"line 2: the column 'label' has a lone surrogate \(character 2\)"):
+        text_csv(str(path))
+
+
 def test_a_table_in_another_encoding_is_named_as_such(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("text,label\nx,a\ny,b\n", encoding="utf-16-le")
@@ -309,6 +325,23 @@ def test_another_file_is_read_with_the_runs_tokenizer(tmp_path):
             [2 + words.index("and"), 0, 0, 0],
         ]
         assert split.labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("option", "which", "said"),
+    [
+        ("file", "tset", "split 'tset' is not one of: test, train, val. Did you mean"),
+        ("test_file", "tset", "split 'tset' is not one of"),
+        ("file", "val", "measured whole. Leave out split=val, or name the file with data.val_file.$"),
+        ("file", "train", "measured whole. Leave out split=train.$"),
+    ],
+)
+def test_another_file_has_no_split_of_another_name(tmp_path, option, which, said):
+    """Its figures would be shown under that name."""
+    options = {"file": str(write(tmp_path / "a.csv"))}
+    other = str(write(tmp_path / "b.csv", ROWS[:9]))
+    with pytest.raises(ConfigError, match=said):
+        other_texts(options, {**options, option: other}, recorded(text_csv(**options)), which)
 
 
 def test_the_runs_own_files_are_not_another_source(tmp_path):

@@ -175,7 +175,7 @@ def test_other_texts_or_labels_give_another_digest():
         (torch.ones(2, 3), "must be token numbers"),
         (torch.ones(2, dtype=torch.int64), "must be token numbers"),
         (torch.tensor([[1, -1], [1, 1]]), "at least 0"),
-        (torch.tensor([[1, 1], [0, 0]]), "text 1 begins with padding"),
+        (torch.tensor([[1, 1], [0, 0]]), "text 1 is padding"),
         (torch.tensor([[1, 1, 1], [1, 0, 1]]), "text 1 has padding"),
     ],
 )
@@ -274,3 +274,22 @@ def test_given_texts_are_encoded_and_numbers_checked():
             list(kind.given(wrong))
     with pytest.raises(ConfigError, match="text 1 is empty"):
         list(kind.given(["a", " "]))
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ([0, 0, 73, 102], r"text 1 has padding \(token 0\) before its tokens; it belongs at the end"),
+        ([73, 0, 102, 0], r"text 1 has padding \(token 0\) between its tokens; it belongs at the end"),
+        ([0, 0, 0, 0], r"text 1 is padding \(token 0\) alone: it is empty"),
+    ],
+)
+def test_padding_belongs_at_the_end_of_token_numbers(row: list[int], said: str) -> None:
+    """A model takes the first padding for the end of the text, and answers for what is before it."""
+    kind = Texts.fit(dataset(max_length=8), Settings())
+    good = torch.tensor([[73, 102, 0, 0]])
+    assert torch.equal(kind.required(good), good)
+    with pytest.raises(ConfigError, match=f"predict: {said}"):
+        kind.required(torch.cat([good, torch.tensor([row])]))
+    with pytest.raises(DataError, match=f"val {said}"):
+        Texts.checked("val", torch.cat([good, torch.tensor([row])]), 2)

@@ -11,10 +11,14 @@ from typing import Any
 import pytest
 
 import effbench
+from effbench.data.modality import Settings
 from effbench.data.text.modality import Texts
+from effbench.data.text.text_csv import text_csv
 from effbench.data.text.tokenizer_parts import check_growth
 from effbench.data.text.tokenizers import BytePairs, Given, restored_tokenizer
 from effbench.errors import ConfigError, DataError
+from effbench.records import sha256_of_plain
+from effbench.run.resume import fitted_to
 
 TEXTS = ["the cat sat on the mat and the dog", "the dog sat"] * 5
 
@@ -166,9 +170,32 @@ def word_file(path: Path, words: list[str]) -> str:
     return str(path)
 
 
+def test_a_file_s_tokenizer_is_compared_without_its_compression(tmp_path, monkeypatch):
+    """As on a machine with another liblzma, which makes other bytes of the same JSON."""
+    file = word_file(tmp_path / "tokenizer.json", ["good", "bad"])
+    (tmp_path / "a.csv").write_text(
+        "text,label\n" + "".join(f"{('good', 'bad')[n % 2]} {n},{n % 2}\n" for n in range(20))
+    )
+    compress = lzma.compress
+    one = text_csv(str(tmp_path / "a.csv"), tokenizer=file)
+    monkeypatch.setattr(lzma, "compress", lambda content, preset: compress(content, preset=preset - 6))
+    two = text_csv(str(tmp_path / "a.csv"), tokenizer=file)
+    assert one.facts["tokenizer"]["content"] != two.facts["tokenizer"]["content"]
+    recorded = {"tokenizer": one.facts["tokenizer"], "shape": list(one.shape)}
+    Texts.check_same(recorded, two)
+    assert fitted_to(one) == fitted_to(two)
+    Texts.fit(two, Settings()).check_pretrained_run(tmp_path, fitted_to(one), {})
+    older = {"tokenizer": sha256_of_plain(two.facts["tokenizer"])}
+    Texts.fit(two, Settings()).check_pretrained_run(tmp_path, older, {})
+    other = text_csv(str(tmp_path / "a.csv"), tokenizer=word_file(tmp_path / "other.json", ["bad", "good"]))
+    assert fitted_to(other) != fitted_to(one)
+    with pytest.raises(ConfigError, match="the data's tokenizer is not the run's"):
+        Texts.check_same(recorded, other)
+
+
 @pytest.mark.proof
 @pytest.mark.slow
-@pytest.mark.parametrize("recorded", [True, False])
+@pytest.mark.parametrize("recorded", ["as it is", "compressed", "not at all"])
 def test_a_resume_notices_another_tokenizer_at_its_path(recorded, tmp_path, monkeypatch):
     words = ["good", "bad", "day", "night"]
     file = word_file(tmp_path / "tokenizer.json", words)
@@ -176,8 +203,9 @@ def test_a_resume_notices_another_tokenizer_at_its_path(recorded, tmp_path, monk
     (tmp_path / "a.csv").write_text(f"text,label\n{rows}")
     short = ["data=text_csv", f"data.file={tmp_path / 'a.csv'}", f"data.tokenizer={file}", "data.max_length=8",
              "model=ngrams", "model.buckets=50", "device=cpu", "device.threads=1"]  # fmt: skip
-    if not recorded:  # as checkpoints of before
-        monkeypatch.setattr(Texts, "identity", lambda _: {})
+    if recorded != "as it is":  # as checkpoints of before
+        older = Texts.older_identity if recorded == "compressed" else lambda _: {}
+        monkeypatch.setattr(Texts, "identity", older)
     run = effbench.train([*short, "trainer.max_epochs=1"], folder=tmp_path / "run")
     monkeypatch.undo()
     again = [f"resume={run.folder}", "trainer.max_epochs=2"]
@@ -185,7 +213,7 @@ def test_a_resume_notices_another_tokenizer_at_its_path(recorded, tmp_path, monk
     word_file(other, words[::-1])
     before = Path(file).read_text()
     Path(file).write_text(other.read_text())
-    if recorded:
+    if recorded != "not at all":
         with pytest.raises(ConfigError, match=r"the tokenizer of .* must stay as in .* Restore"):
             effbench.train(again)
         Path(file).write_text(before)

@@ -179,6 +179,10 @@ def test_another_file_is_read_whole_with_the_run_s_tokenizer(tmp_path: Path) -> 
     assert int((split.labels > 0).sum()) == 17
     assert int((split.labels == 1).sum()) == 4, "e, x, t and r do not occur in train"
     assert other_text(before, before, recorded, "") is None
+    with pytest.raises(ConfigError, match="split 'tset' is not one of: test, train, val. Did you mean"):
+        other_text(before, now, recorded, "tset")
+    with pytest.raises(ConfigError, match="data.file is another file .* measured whole. Leave out split=val.$"):
+        other_text(before, now, recorded, "val")
 
 
 def test_the_runs_own_text_by_another_path_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
