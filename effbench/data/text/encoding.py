@@ -56,9 +56,12 @@ class TextOptions:
         check_rules(self.rules)
 
 
-def text_problem(text: str) -> str | None:
-    """Return why a text cannot be a sample, or None: it is empty, holds a NUL, or cannot be encoded as UTF-8."""
-    if not text.strip():
+def text_problem(text: str, blank: bool = False) -> str | None:
+    """Return why a text cannot be a sample, or None: it is empty, holds a NUL, or cannot be encoded as UTF-8.
+
+    blank: white space alone is a text, too.
+    """
+    if not (text if blank else text.strip()):
         return "is empty"
     if "\0" in text:  # of Parquet, JSON and Python; `decoded` names the line of a file
         return HAS_NUL
