@@ -40,6 +40,7 @@ def text_splits(
     facts: Mapping[str, Any] | None = None,
     modality: type[Texts] = Texts,
     drawn: tuple[str, ...] = (),
+    many_cut: float = MANY_CUT,
 ) -> Splits:
     """Fit the tokenizer to the train texts, and encode all splits.
 
@@ -52,6 +53,7 @@ def text_splits(
         facts: further entries for the record.
         modality: class that describes the samples.
         drawn: splits that were drawn at random.
+        many_cut: part of the train texts that are cut, from which there is a warning; above 1: none.
 
     Raises:
         DataError: a text is empty or no Unicode text.
@@ -71,7 +73,7 @@ def text_splits(
         tokens, cut[which] = encoded(tokenizer, each, options.max_length)
         unknown[which] = unknown_share(tokenizer, tokens)
         parts[which] = Split(tokens, torch.as_tensor(labels[which]))
-    warnings = _tell(name, {which: len(each) for which, each in texts.items()}, cut, unknown, options)
+    warnings = _tell(name, {which: len(each) for which, each in texts.items()}, cut, unknown, options, many_cut)
     about: dict[str, Any] = {"tokenizer": tokenizer.record(), "truncated": cut, "unknown_tokens": unknown}
     train = parts["train"]
     assert train is not None
@@ -83,7 +85,12 @@ def text_splits(
 
 
 def _tell(
-    name: str, counts: Mapping[str, int], cut: Mapping[str, int], unknown: Mapping[str, float], options: TextOptions
+    name: str,
+    counts: Mapping[str, int],
+    cut: Mapping[str, int],
+    unknown: Mapping[str, float],
+    options: TextOptions,
+    many_cut: float,
 ) -> tuple[str, ...]:
     """Log how many texts were cut, and how many tokens are unknown.
 
@@ -93,12 +100,13 @@ def _tell(
         cut: split -> texts that were cut.
         unknown: split -> part of the tokens that is unknown.
         options: tokenizer and length.
+        many_cut: see `text_splits`.
 
     Returns:
         Warnings for the record of a run.
     """
     warnings: tuple[str, ...] = ()
-    if cut["train"] >= MANY_CUT * counts["train"]:
+    if cut["train"] >= many_cut * counts["train"]:
         words = ", or use data.tokenizer=words" if options.tokenizer in ("bytes", "chars") else ""
         warning = (
             f"{cut['train']:,} of {counts['train']:,} train texts are longer than data.max_length="
