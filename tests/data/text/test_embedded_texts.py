@@ -23,8 +23,8 @@ from effbench.data.text import kjv, language_id, wordnet_gloss
 from effbench.data.text.embedded import make_kjv, make_wordnet_gloss
 from effbench.data.text.embedded.concepts import joined, split_of
 from effbench.data.text.kjv import BOOKS, SplitText, read_kjv, read_kjv_kinds
-from effbench.data.text.shipped import kjv_kinds
 from effbench.data.text.language_id import read_language_id
+from effbench.data.text.shipped import kjv_kinds
 from effbench.data.text.tables import LabelledTexts
 from effbench.data.text.wordnet_gloss import read_wordnet_gloss
 from effbench.errors import ConfigError, DataError
