@@ -221,10 +221,8 @@ class Run:
         """
         if not isinstance(text, str) or not text:
             raise ConfigError(f"continued takes a text of at least one character; got {shown(text)}.")
-        from effbench.data.text.windows import Windows
-
         modality = self.modality()
-        if isinstance(modality, Windows) and (why := modality.problem(text)):
+        if why := modality.problem(text):
             raise ConfigError(f"continued: the text {shown(text[:80])} {why}. Leave it out.")
         follow = self.continuer(which, **options)
         tokenizer = tokenizer_of(modality)

@@ -239,7 +239,6 @@ class Texts(Modality):
         tell_unknown_of_run(name, self.tokenizer, samples)
 
     def problem(self, text: str) -> str | None:
-        """Return why a text cannot be predicted, or None."""
         return text_problem(text)
 
     def given(self, inputs: Any) -> Iterator[Tensor]:
