@@ -26,10 +26,11 @@ has all: per_class (of several labels a sample per_label; null where a value is 
 zero_division=nan; macro_f1 of labels counts an f1 of 0/0 as 0), and confusion, rows of true classes by predicted class
 (null, and no confusions, for more than 200 classes).
 
-data.KEY=VALUE replaces a value of the run's data config. For a run on a folder of images, data.root=DIR names the new
-place of this folder, or another folder. Of another folder the test split is evaluated (split=NAME: another one), or all
-its images if it has no splits. Its class folders must have names of the run's classes. For a run on texts or a table in
-a file, data.file=FILE names another one: all of it is evaluated, with the run's tokenizer or columns.
+data.KEY=VALUE replaces a value of the run's data config. For a run on a folder of images or texts, data.root=DIR names
+the new place of this folder, or another folder. Of another folder the test split is evaluated (split=NAME: another
+one), or all of it if it has no splits. Its class folders must have names of the run's classes. For a run on texts or a
+table in a file, data.file=FILE names the new place of its file, or another file: all of it is evaluated, with the run's
+tokenizer or columns.
 
 FILE is evaluated by the runtime of its format, on the CPU, on the data of its run: the folder that FILE.json names, or
 run=FOLDER. FILE must have the sha256 in FILE.json. Files of format={", ".join(PROGRAMS)} are programs,

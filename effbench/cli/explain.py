@@ -32,6 +32,7 @@ output=FILE.html writes a page with figures, output=FOLDER Markdown with SVG fil
 machine. --json: the numbers of each topic, by name.
 --text TEXT, --html FILE and --output FOLDER mean the same as text=TEXT and output=."""
 OPTIONS = {"text": "text", "output": "output", "html": "output"}  # written with dashes -> the option
+OF_RUN = ("checkpoint", "allow_targets")  # options of a run alone
 PAGES = (".html", ".htm")
 ALL = "all"
 
@@ -40,7 +41,7 @@ def main(words: Sequence[str]) -> int:
     arguments = parse_flags(words, VERB_FLAGS["explain"], OPTIONS)
     if arguments.has("help"):
         return show_help(f"{HELP}\n\ntopics:\n{_listed()}", asked=True)
-    options = {"text": "", "output": "", "seed": "0", "checkpoint": "best", "allow_targets": "[]"}
+    options = {"text": "", "output": "", "seed": "0", "checkpoint": "", "allow_targets": ""}
     topics, runs = list[str](), list[str]()
     for word in arguments.overrides:
         key, equals, value = word.partition("=")
@@ -55,6 +56,10 @@ def main(words: Sequence[str]) -> int:
             raise ConfigError(unknown_name("topic", word, [*TOPICS, ALL]))
     if len(runs) > 1:
         raise ConfigError(f"explain takes one run; got {runs[1]!r} too.")
+    if not runs and (of_run := [key for key in OF_RUN if options[key]]):
+        raise ConfigError(
+            f'{of_run[0]}={options[of_run[0]]} is for a run: effbench explain attention RUN text="a sentence".'
+        )
     if not topics:
         if chosen := [key for key, value in options.items() if value and key in ("text", "output")]:
             raise ConfigError(f"{chosen[0]}={options[chosen[0]]} needs a topic, such as effbench explain all.")
@@ -77,7 +82,7 @@ def _explain(topics: Sequence[str], runs: Sequence[str], options: Mapping[str, s
         raise ConfigError(f"seed must be a whole number in [0, 2^32); got {seed!r}.")
     if options["text"] and not options["text"].strip():
         raise ConfigError('text is empty; write text="a sentence".')
-    run = load_run(runs[0], targets_from(options["allow_targets"])) if runs else None
+    run = load_run(runs[0], targets_from(options["allow_targets"] or "[]")) if runs else None
     if run is not None and not options["text"]:
         raise ConfigError('a run needs a sentence: effbench explain attention RUN text="a sentence".')
 
@@ -86,7 +91,7 @@ def _explain(topics: Sequence[str], runs: Sequence[str], options: Mapping[str, s
 
     # Markdown leaves out what is measured
     measured = output is None or output.suffix in PAGES
-    request = Request(run, options["checkpoint"], options["text"] or None, int(seed), measured)
+    request = Request(run, options["checkpoint"] or "best", options["text"] or None, int(seed), measured)
     nothing = replace(request, run=None, text=None)
     found = [explained(topic, request if topic in TAKES_RUN or len(topics) == 1 else nothing) for topic in topics]
     written = _written(found, output)

@@ -15,6 +15,7 @@ from typing import Any
 from effbench.cache_dir import expanded
 from effbench.cli.flags import VERB_FLAGS, parse_flags, show_help, truth
 from effbench.config.options import Rule
+from effbench.config.words import PATH_KEYS
 from effbench.console import writes_unicode
 from effbench.errors import ConfigError, shown, unknown_name
 from effbench.escaping import csv_cell, for_terminal
@@ -36,18 +37,22 @@ other tasks the labels or values. The order is that of the arguments; files of a
 
 Images are brought to the size and channels of the run's training; files of more than max_pixels (default: the run's)
 are refused. For a run on feature rows, FILE is a CSV file: one sample a line, optionally after a line of column names
-or, for three features or more, of column numbers 0,1,2,... For a run on texts, FILE is a .csv, .tsv, .jsonl or
-.parquet file with the run's text column, or any other file, one text a line: echo "Guten Tag" | effbench predict RUN
-/dev/stdin. text=TEXT or --text TEXT, once or several times, gives texts themselves. A run with task=next_token
-continues each text by `length` tokens, drawn from the top_k most likely ones at a temperature; these are the run's by
-default, and the same seed draws the same text. Other kinds of samples may have options of their own.
+or, for three features or more, of column numbers 0,1,2,... For a run with data=table_csv, FILE is a .csv, .tsv, .jsonl
+or .parquet file with the run's columns, by name. For a run on texts, FILE is such a file with the run's text column, or
+any other file, one text a line (data=text_folder: one text a file): echo "Guten Tag" | effbench predict RUN /dev/stdin.
+text=TEXT or --text TEXT, once or several times, gives texts themselves. A run with task=next_token continues each text
+by `length` tokens, drawn from the top_k most likely ones at a temperature; these are the run's by default, and the same
+seed draws the same text. Other kinds of samples may have options of their own.
 
 EXPORT is a file of `effbench export`. Its runtime answers, and EXPORT.json says how samples are read: the run is not
 needed (run=FOLDER: as this run reads them). Files of format={", ".join(PROGRAMS)} are programs:
 trust=true runs one.
 
-Files that cannot be read are listed on stderr, and the exit code is 1. In CSV, an apostrophe is put before a name that
-a spreadsheet would run as a formula (first character = + - @)."""
+For texts of a table, `row` counts its rows from 1, and `line` is the last line of the row in the file. Rows and files
+that cannot be read are listed on stderr and are missing in the output, and the exit code is 1. An existing output file
+is replaced, unless predict reads it or the folder that it is in. In CSV, an apostrophe is put before a name that a
+spreadsheet would run as a formula (first character = + - @)."""
+PREFIXES = {"probabilities": "probability", "values": "value"}  # of columns, by the key of their mapping
 
 
 def main(words: Sequence[str]) -> int:
@@ -60,6 +65,11 @@ def main(words: Sequence[str]) -> int:
             options[key] = value
         elif equals and key == "text":
             texts.append(value)
+        elif equals and key.startswith("data.") and not os.path.lexists(word):
+            file = for_terminal(shlex.quote(value)) if key in PATH_KEYS and value else "FILE"
+            raise ConfigError(
+                f"predict takes files themselves: effbench predict RUN {file}. data.KEY=VALUE is for `effbench eval`."
+            )
         # a file's name may contain '=' too, as the folders of a sweep's jobs do: an option's is one word
         elif equals and key.isidentifier() and not os.path.lexists(word):
             of_files[key] = value
@@ -74,12 +84,7 @@ def main(words: Sequence[str]) -> int:
     numbers = _numbers(of_files, options, paths[0], targets, trust) if of_files else {}
     if len(paths) < 2 and not texts:
         return show_help(HELP, False)
-    if options["output"]:
-        from effbench.records import output_problem
-
-        output = expanded(options["output"])
-        if why := output_problem(output):  # before the work, not after it
-            raise ConfigError(f"output={output}: {why}.")
+    _check_output(options["output"], paths)  # before the work, not after it
     # the suffix decides, as users expect of a file name
     as_json = arguments.has("json") or options["output"].endswith(".json")
     top_k = _count("top_k", options["top_k"]) if options["top_k"] else None
@@ -100,6 +105,30 @@ def main(words: Sequence[str]) -> int:
     for problem in unreadable:
         log.error(problem)
     return int(bool(unreadable))
+
+
+def _check_output(word: str, paths: Sequence[str]) -> None:
+    """Raise ConfigError if output=`word` cannot be written, or would replace what is read; '' is no output.
+
+    paths: the run or exported file, and the files and folders to predict.
+    """
+    if not word:
+        return
+    from effbench.records import output_problem
+
+    output = expanded(word)
+    if why := output_problem(output):
+        raise ConfigError(f"output={output}: {why}.")
+    real = os.path.realpath(output)
+    if os.path.exists(real) and not os.path.isfile(real):  # noqa: PTH110, PTH113 - a terminal or a pipe replaces nothing
+        return
+    for place, path in enumerate(paths):
+        read = os.path.realpath(expanded(path))
+        if read == real:
+            raise ConfigError(f"output={word} is a file that predict reads. Give another name.")
+        # a run's folder may hold its predictions: `output_problem` refuses the files of its record
+        if place and os.path.commonpath([read, real]) == read:
+            raise ConfigError(f"output={word} lies in {path}, which predict reads. Give a place outside of it.")
 
 
 def _tell_of_file(folder: str, text: str) -> None:
@@ -158,15 +187,21 @@ def _columns(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a row's columns: file, class, probability, class_2, probability_2, …; for other tasks one column a value.
 
     A list, such as the labels of a sample, is one column: 'a; b'. Columns that name a sample, such as its row in a
-    file, come first.
+    file, come first. A label or value with the name of another column gets a prefix: 'probability text'.
     """
     columns: dict[str, Any] = {}
+    taken = {key for key, value in row.items() if not isinstance(value, Mapping)}
     for key, value in row.items():
         if key == "top_k":
             for rank, entry in enumerate(value[1:], start=2):
                 columns |= {f"{name}_{rank}": entry[name] for name in ("class", "probability")}
         elif isinstance(value, Mapping):
-            columns |= value
+            for name, number in value.items():
+                column = name
+                while column in taken:
+                    column = f"{PREFIXES.get(key, key)} {column}"
+                taken.add(column)
+                columns[column] = number
         else:
             columns[key] = "; ".join(value) if isinstance(value, list) else value
     return columns

@@ -12,13 +12,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from effbench.config import hints
-from effbench.config.static_compose import STUDY_GROUPS, all_keys, choices_in, composed, group_options
+from effbench.config.static_compose import (
+    LATE_GROUPS,
+    STUDY_GROUPS,
+    all_keys,
+    choices_in,
+    composed,
+    group_options,
+    members,
+)
 from effbench.errors import ConfigError
 
 _ITEM = r"[\w./+-]+"
 _KEY = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*"
 _PLAIN = re.compile(rf"(?P<key>{_KEY})=(?P<value>{_ITEM}|\[(?:{_ITEM}(?:,{_ITEM})*)?\])", re.ASCII)
 _NAME = re.compile(r"[A-Za-z][\w-]*", re.ASCII)  # names with a leading _ are base files
+_LISTED = 8  # names in a message
 _NO_NAMES = frozenset({"null", "true", "false", "nan", "inf"})  # words with another meaning in Hydra's grammar
 
 
@@ -118,12 +127,21 @@ def _at(content: Any, key: str) -> Any:
     return content
 
 
+def _choices_with(key: str) -> list[str]:
+    """Return the choices of effbench's own that have the key, in its own group; [] if there are none."""
+    group, _, rest = key.partition(".")
+    if not rest or group not in group_options() or group in LATE_GROUPS:
+        return []
+    return [name for name, content in members(group).items() if rest in all_keys(content)]
+
+
 def nearest_key(
     key: str, known: set[str], value: str | None = None, groups: Mapping[str, Sequence[str]] | None = None
 ) -> str:
     """Return the message for an unknown key, with a suggestion or the nearest keys.
 
-    The nearest keys are similar dotted keys, or keys of other groups with the same last part.
+    Where other choices of the key's group have it, they are named. The nearest keys are similar dotted keys, or keys of
+    other groups with the same last part.
 
     Args:
         key: the unknown key.
@@ -135,10 +153,20 @@ def nearest_key(
 
     if hint := hints.for_key(key, value, known, groups or {}):
         return f"there is no key '{key}'. {hint}"
+    if choices := _choices_with(key):
+        group, one = key.partition(".")[0], len(choices) == 1
+        listed = ", ".join(choices[:_LISTED]) + ", ..." * (len(choices) > _LISTED)
+        word = f"{group}={choices[0] if one else 'NAME'} {key}={value or 'VALUE'}"
+        return (
+            f"there is no key '{key}' here. It is a key of {group}={listed}. "
+            f"Write {word}{'' if one else ' with one of these names'}."
+        )
     # Most often the section is wrong (trainer.lr) or left out (lr).
     same_name = [name for name in known if name.split(".")[-1] == key.split(".")[-1]]
     nearest = same_name or difflib.get_close_matches(key, sorted(known), n=3, cutoff=0.6)
     if not nearest and "." in key:
         nearest = sorted(name for name in known if name.startswith(key.split(".")[0] + "."))
-    hint = f" The nearest: {', '.join(sorted(nearest)[:8])}." if nearest else " `effbench train --cfg job` shows all."
-    return f"there is no key '{key}'.{hint}"
+    listed = ", ".join(sorted(nearest)[:_LISTED])
+    return (
+        f"there is no key '{key}'. {f'The nearest: {listed}.' if nearest else '`effbench train --cfg job` shows all.'}"
+    )

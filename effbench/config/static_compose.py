@@ -17,6 +17,7 @@ from effbench.config.yaml_text import read_yaml
 
 ROOT = "config"
 GROUP = "recipe"
+LATE_GROUPS = (GROUP, "debug")  # merged last, at the top level
 STUDY_GROUPS = ("search_space", "study")  # of `effbench study`: no sections of a run's config
 
 
@@ -46,17 +47,16 @@ def composed(
     wanted = {key: value for key, value in choices if key in known}
     root = read(conf_dir() / f"{ROOT}.yaml")
     chosen = _all_choices(wanted)
-    late = (GROUP, "debug")  # merged last, at the top level
     content: dict[str, Any] = {}
     # Hydra's order: the groups, then the root's own keys, then the files at the top level.
     for group, name in chosen.items():
-        if group not in late:
+        if group not in LATE_GROUPS:
             # Also for a file without keys, such as callbacks=none: the section must exist.
             content[group] = {}
             for each in choices_in(name):
                 _merge(content, {group: member(group, each)})
     _merge(content, {key: value for key, value in root.items() if key not in ("defaults", "hydra")})
-    for group in late:
+    for group in LATE_GROUPS:
         for each in choices_in(chosen[group]):
             _merge(content, member(group, each))
     return content

@@ -23,6 +23,7 @@ _MOVED = {  # module of a _target_ in version 1 -> module today
     f"effbench.data.{module}": f"effbench.data.images.{module}"
     for module in ("cifar10", "fashion_mnist", "image_folder", "synthetic")
 }
+_FASHION_MNIST = "effbench.data.images.fashion_mnist.fashion_mnist"
 _RULES = (8, {"rules": 1})  # see effbench/data/rules.py
 # Keys that change what a run computes: _target_ -> (first SCHEMA with them, key -> value by which older runs work), ...
 _BEFORE: Mapping[str, Sequence[tuple[int, Mapping[str, Any]]]] = {
@@ -57,6 +58,7 @@ class Upgrade:
         if isinstance(part, Mapping) and isinstance(part.get("_target_"), str):
             module, dot, target = part["_target_"].rpartition(".")
             part = {**part, "_target_": f"{_MOVED.get(module, module)}{dot}{target}"}
+            part = {**part, **_without_effect(part)}
         # A damaged section is left as it is: the schema refuses it, and names the key.
         if not (isinstance(part, Mapping) and isinstance(self.defaults.get(name), Mapping)):
             return part
@@ -97,6 +99,12 @@ def before(target: object, version: int) -> Mapping[str, Any]:
     return {
         key: value for since, values in _BEFORE.get(str(target), ()) if version < since for key, value in values.items()
     }
+
+
+def _without_effect(part: Mapping[str, Any]) -> dict[str, None]:
+    """Return the options of a recorded section that had no effect then and would be refused today, as None."""
+    embedded = part["_target_"] == _FASHION_MNIST and part.get("subset") == "embedded"
+    return {"root": None} if embedded and part.get("root") else {}
 
 
 def lacking_section(content: Mapping[str, Any]) -> str | None:

@@ -14,6 +14,7 @@ from effbench.data.folder_files import printable, subfolders
 from effbench.data.folder_layout import ALL, SPLITS, ClassFiles, Scan, differing_in_case, listed
 from effbench.data.splits import Split, hold_out
 from effbench.errors import DataError
+from effbench.units import counted
 
 
 @dataclass(frozen=True)
@@ -112,14 +113,35 @@ def check_every_class(rows: Rows, scanned: Scan, fractions: str) -> None:
         fractions: options that decided the draws, for the message.
     """
     noun = scanned.kind.noun
+    # splits that are folders have every class: only those divided among them can lack one
+    divided = [which for which in rows.counts if which == "train" or which not in scanned.splits]
     for which, missing in missing_classes(rows).items():
         if missing:
-            total = int((rows.labels == missing[0]).sum())
+            parts = dict(zip(rows.counts, torch.split(rows.labels, list(rows.counts.values())), strict=True))
+            total = sum(int((parts[each] == missing[0]).sum()) for each in divided)
+            such = "1 such class" if len(missing) == 1 else f"{len(missing)} such classes"
             raise DataError(
-                f"data.root={printable(rows.root)}: class '{rows.classes[missing[0]]}' has {total} {noun}s, too few "
-                f"for one in each of {', '.join(rows.counts)}: none is left for {which} ({fractions}; "
-                f"{len(missing)} such classes). Add {noun}s, remove the class, or set a fraction to 0."
+                f"data.root={printable(rows.root)}: class '{rows.classes[missing[0]]}' has {counted(total, noun)}, too "
+                f"few for one in each of {', '.join(divided)}: none is left for {which} ({fractions}; {such}). "
+                f"{_remedy(noun, total, divided)}"
             )
+
+
+def _remedy(noun: str, total: int, divided: Sequence[str]) -> str:
+    """Return what helps a class that is missing in a split.
+
+    Args:
+        noun: of a file.
+        total: files of the class.
+        divided: splits that they are divided among.
+    """
+    lacking = len(divided) - total
+    if lacking > 1:  # without one of the splits it would still be missing in another
+        return f"Add {counted(lacking, noun)}, or remove the class."
+    if lacking == 1:
+        article = "an" if noun[0] in "aeiou" else "a"
+        return f"Add {article} {noun}, remove the class, or set data.{divided[-1]}_fraction=0."
+    return f"Add other {noun}s, or remove the class."  # equal ones stay in one split
 
 
 def missing_classes(rows: Rows) -> dict[str, list[int]]:

@@ -288,6 +288,11 @@ class Modality(ABC):
         """
         del name, samples
 
+    def problem(self, text: str) -> str | None:
+        """Return why a text cannot be predicted or continued, or None; by default any can."""
+        del text
+        return None
+
     def given(self, inputs: Any) -> Iterator[Tensor]:
         """Yield the inputs of `run.predict` as samples, some at a time. Raises ConfigError for unsupported inputs."""
         # as_tensor shares the memory of an array: nothing here may change the samples

@@ -125,5 +125,8 @@ def given_file(key: str, value: object) -> Path | None:
     if path.is_dir():
         raise ConfigError(f"data.{key} must be one file; {for_terminal(str(path))} is a folder. Name a file in it.")
     if not path.is_file():
-        raise ConfigError(f"data.{key}: there is no file {for_terminal(str(path))}.")
+        start = "" if path.is_absolute() else " (relative paths start in the folder that you call from)"
+        raise ConfigError(
+            f"data.{key}: there is no file {for_terminal(str(path.absolute()))}{start}. Name it with data.{key}=PATH."
+        )
     return path

@@ -7,7 +7,7 @@ import io
 import json
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ _LARGEST = 3.4028234663852886e38  # of float32
 _BATCH = 8192  # rows of Parquet that are converted at once
 _COARSE = 1e-3  # of a standard deviation: a larger error of rounding is no detail any more
 HAS_NUL = "holds a NUL character: it is no text, or it is UTF-16 (data.encoding)"
+Keys = Mapping[str, str] | None  # column -> what names another one
 ENCODING = "utf-8-sig"  # -sig: a byte order mark, which Excel writes, is no part of the text
 
 
@@ -106,13 +107,16 @@ def read_columns(path: Path, columns: Sequence[str], encoding: str = ENCODING) -
     return list(each_row(path, columns, encoding))
 
 
-def each_row(path: Path, columns: Sequence[str], encoding: str = ENCODING) -> Iterator[tuple[int, dict[str, str]]]:
+def each_row(
+    path: Path, columns: Sequence[str], encoding: str = ENCODING, keys: Mapping[str, str] | None = None
+) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield some columns of a table as texts, row by row: the rows of a large table take more memory than their texts.
 
     Args:
         path: .csv, .tsv, .jsonl (an object a line) or .parquet.
         columns: their names.
         encoding: of a text file.
+        keys: column -> what names another one, such as 'data.text_column=NAME', for messages; None: nothing does.
 
     Yields:
         (line from 1, column -> value) of each row; for Parquet the row. A missing value is ''.
@@ -124,7 +128,7 @@ def each_row(path: Path, columns: Sequence[str], encoding: str = ENCODING) -> It
     suffix = path.suffix.lower()
     if suffix not in read:
         raise DataError(f"{for_terminal(str(path))}: {unknown_name('the suffix', suffix, read)}")
-    yield from read[suffix](path, columns, encoding)
+    yield from read[suffix](path, columns, encoding, keys)
 
 
 def column_names(path: Path, encoding: str = ENCODING) -> list[str]:
@@ -151,7 +155,7 @@ def column_names(path: Path, encoding: str = ENCODING) -> list[str]:
     return [cell.strip() for cell in header]
 
 
-def _separated(path: Path, columns: Sequence[str], encoding: str) -> Iterator[tuple[int, dict[str, str]]]:
+def _separated(path: Path, columns: Sequence[str], encoding: str, keys: Keys) -> Iterator[tuple[int, dict[str, str]]]:
     name = for_terminal(str(path))
     text = decoded(path, encoding)
     with _long_cells():
@@ -161,7 +165,7 @@ def _separated(path: Path, columns: Sequence[str], encoding: str) -> Iterator[tu
             header = [cell.strip() for cell in next(filter(None, reader), [])]
             if not header:
                 raise DataError(f"{name} is empty: its first line must name the columns.")
-            places = _places(name, header, columns)
+            places = _places(name, header, columns, keys, first_line=True)
             for cells in reader:
                 if not cells:  # a blank line
                     continue
@@ -188,14 +192,14 @@ def _separator(suffix: str, text: str) -> str:
     return other if usual not in header and other in header else usual
 
 
-def _jsonl(path: Path, columns: Sequence[str], encoding: str) -> Iterator[tuple[int, dict[str, str]]]:
-    name, keys = for_terminal(str(path)), set[str]()
+def _jsonl(path: Path, columns: Sequence[str], encoding: str, keys: Keys) -> Iterator[tuple[int, dict[str, str]]]:
+    name, found = for_terminal(str(path)), set[str]()
     for number, row in _objects(name, decoded(path, encoding)):
-        keys |= row.keys()
+        found |= row.keys()
         # a key that a line lacks is a missing value, as null is
         yield number, {column: _text(row.get(column), f"{name} line {number}", column) for column in columns}
-    if keys:
-        _places(name, sorted(keys), columns)
+    if found:
+        _places(name, sorted(found), columns, keys)
 
 
 def _objects(name: str, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -213,9 +217,9 @@ def _objects(name: str, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, row
 
 
-def _parquet(path: Path, columns: Sequence[str], encoding: str) -> Iterator[tuple[int, dict[str, str]]]:
+def _parquet(path: Path, columns: Sequence[str], encoding: str, keys: Keys) -> Iterator[tuple[int, dict[str, str]]]:
     del encoding  # Parquet has its own
-    _places(for_terminal(str(path)), _parquet_names(path), columns)
+    _places(for_terminal(str(path)), _parquet_names(path), columns, keys)
     name, number = for_terminal(str(path)), 0
     with _reading_parquet(path) as parquet:
         # some at a time: as objects of Python, rows take several times their memory
@@ -244,12 +248,27 @@ def _reading_parquet(path: Path) -> Iterator[Any]:
         raise DataError(f"{for_terminal(str(path))} cannot be read as Parquet ({error}).") from error
 
 
-def _places(name: str, header: Sequence[str], columns: Sequence[str]) -> dict[str, int]:
-    """Return the place of each column in the header."""
+def _places(
+    name: str, header: Sequence[str], columns: Sequence[str], keys: Keys, first_line: bool = False
+) -> dict[str, int]:
+    """Return the place of each column in the header.
+
+    Args:
+        name: of the file, for messages.
+        header: names of its columns.
+        columns: to find.
+        keys: see `each_row`.
+        first_line: the header is the first line of a text file.
+    """
     for column in columns:
         if column not in header:
-            shown = ", ".join(map(repr, header[:20])) or "none"
-            raise DataError(f"{name} has no column {column!r}; it has: {for_terminal(shown)}. Name another column.")
+            names = for_terminal(", ".join(map(repr, header[:20])) or "none")
+            there = f"Its first line names: {names}" if first_line else f"It has: {names}"
+            remedy = f"This run reads the column {column!r}: rename the file's column."
+            if keys is not None and column in keys:
+                remedy = f"Write {keys[column]}."
+            sample = " If that line is a sample, put a line with the names of the columns above it."
+            raise DataError(f"{name} has no column {column!r}. {there}. {remedy}{sample if first_line else ''}")
         if header.count(column) > 1:
             raise DataError(f"{name} has {header.count(column)} columns {column!r}. Rename all but one.")
     return {column: list(header).index(column) for column in columns}

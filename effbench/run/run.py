@@ -222,15 +222,10 @@ class Run:
         """
         if not isinstance(text, str) or not text:
             raise ConfigError(f"continued takes a text of at least one character; got {shown(text)}.")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise ConfigError(
-                f"continued takes Unicode text; got {shown(text[:80])}, whose character {error.start + 1} is a lone "
-                "surrogate. Leave it out."
-            ) from error
-        follow = self.continuer(which, **options)
         modality = self.modality()
+        if why := modality.problem(text):
+            raise ConfigError(f"continued: the text {shown(text[:80])} {why}. Leave it out.")
+        follow = self.continuer(which, **options)
         tokenizer = tokenizer_of(modality)
         assert tokenizer is not None  # continuer refuses others
         tokens = tokenizer.encode(text)

@@ -186,6 +186,10 @@ def test_output_file_equals_stdout(suffix: str, run: Path, photos: Path, effbenc
         (["checkpoint=first", "photo.png"], ["checkpoint 'first'"]),
         (["output=nowhere/x.csv", "photo.png"], ["output=nowhere/x.csv", "nowhere"]),
         (["output=empty", "photo.png"], ["output=empty", "folder"]),
+        (["output=photo.png", "photo.png"], ["output=photo.png is a file that predict reads. Give another name."]),
+        (["output=empty/x.csv", "empty"], ["output=empty/x.csv lies in empty, which predict reads."]),
+        (["data.root=new"], ["predict takes files themselves: effbench predict RUN new.", "is for `effbench eval`"]),
+        (["data.image_size=9", "photo.png"], ["effbench predict RUN FILE. data.KEY=VALUE is for `effbench eval`"]),
     ],
     ids=lambda value: value[0],
 )

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from effbench import cli
+from effbench.cli import predict
 from effbench.run.load import load_run
 from effbench.run.run import Run
 from tests.cli.conftest import Effbench
@@ -35,7 +36,7 @@ def test_a_text_itself_is_answered_as_its_file(texts: str, effbench: Effbench, t
     (tmp_path / "two.txt").write_text("\n".join(given))
     rows = json.loads(effbench("predict", texts, "two.txt", "--json")[1])
     for row, text in zip(rows, given, strict=True):
-        del row["file"], row["line"]
+        del row["file"], row["row"], row["line"]
         row["text"] = text
     words = [f"text={given[0]}", "--text", given[1]]
     code, out, err = effbench("predict", texts, *words, "--json")
@@ -114,3 +115,38 @@ def test_a_text_that_is_cut_is_told(texts: str, effbench: Effbench) -> None:
     assert (code, len(list(csv.DictReader(io.StringIO(out))))) == (0, 2)
     told = "predict: 1 of 2 texts cut to the first 12 tokens, which are what the model reads (data.max_length)"
     assert err.splitlines() == [told]
+
+
+@pytest.mark.slow
+def test_an_output_never_replaces_its_input(texts: str, effbench: Effbench, tmp_path: Path) -> None:
+    """Also through a link; the file of another input is still there after all."""
+    content = "text\ngood day\n"
+    (tmp_path / "in.csv").write_text(content)
+    (tmp_path / "link.csv").symlink_to("in.csv")
+    for output in ("in.csv", "link.csv", "./in.csv"):
+        code, _, err = effbench("predict", texts, "in.csv", f"output={output}")
+        assert (code, f"output={output} is a file that predict reads. Give another name." in err) == (2, True)
+    assert (tmp_path / "in.csv").read_text() == content
+    (tmp_path / "out.csv").write_text("of an earlier call")
+    assert effbench("predict", texts, "in.csv", "output=out.csv")[0] == 0
+    assert (tmp_path / "out.csv").read_text().startswith("file,row,line,class,")
+
+
+@pytest.mark.slow
+def test_rows_of_a_table_are_numbered_for_a_join(texts: str, effbench: Effbench, tmp_path: Path) -> None:
+    """`line` is where a row ends in the file; a row with an empty text is told, and still counts."""
+    (tmp_path / "in.csv").write_text('text\n"two\nlines"\n" "\ngood day\n')
+    code, out, err = effbench("predict", texts, "in.csv")
+    assert [(row["row"], row["line"]) for row in csv.DictReader(io.StringIO(out))] == [("1", "3"), ("3", "5")]
+    assert (code, "in.csv line 4 is empty" in err) == (1, True)
+
+
+@pytest.mark.parametrize(("kind", "prefix"), [("probabilities", "probability"), ("values", "value")])
+def test_a_label_named_as_another_column_keeps_both(kind: str, prefix: str) -> None:
+    """White-box: a run with such labels takes seconds to train."""
+    answers = {"text": 0.9, "labels": 0.8, "good": 0.1, f"{prefix} text": 0.2}
+    row = {"text": "Guten Tag", "labels": ["text", "labels"], kind: answers}
+    [found] = csv.DictReader(io.StringIO(predict._as_csv([row])))
+    assert (found["text"], found["labels"], found["good"]) == ("Guten Tag", "text; labels", "0.1")
+    assert [float(found[f"{prefix} {name}"]) for name in ("text", "labels")] == [0.9, 0.8]
+    assert float(found[f"{prefix} {prefix} text"]) == 0.2

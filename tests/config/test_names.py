@@ -55,6 +55,27 @@ def test_a_mistyped_word_gets_the_same_message_as_from_hydra(words: list[str], t
 
 
 @pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["data.file=reviews.csv"],
+            "there is no key 'data.file' here. It is a key of data=table_csv, text_csv, text_file. Write data=NAME "
+            "data.file=reviews.csv with one of these names.",
+        ),
+        (
+            ["data.suffixes=[.md]"],
+            "there is no key 'data.suffixes' here. It is a key of data=text_folder. Write data=text_folder "
+            "data.suffixes=[.md].",
+        ),
+    ],
+)
+def test_a_key_of_other_choices_is_told_with_their_names(words: list[str], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        names.refuse_mistyped(words)
+    assert str(caught.value) == said
+
+
+@pytest.mark.parametrize(
     "words",
     [
         ["optimizer.lrr=1", "hydra.searchpath=[there]"],

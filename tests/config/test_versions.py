@@ -88,6 +88,14 @@ def test_a_run_from_before_a_key_goes_on_without_it(words: tuple[str, ...], key:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+@pytest.mark.parametrize(("subset", "kept"), [("embedded", False), ("full", True)])
+def test_a_folder_that_older_runs_did_not_read_is_dropped(subset: str, kept: bool) -> None:
+    """Beside the embedded subset it had no effect; today it is refused, and `eval` and `resume` would be, too."""
+    config = compose(["data.root=photos", f"data.subset={subset}"]).to_dict()
+    assert upgraded({"schema_version": 8, **config}, "config.yaml")["data"]["root"] == ("photos" if kept else None)
+
+
 @pytest.mark.parametrize("name", ["text_csv", "text_folder", "table_csv", "language_id", "wordnet_gloss", "kjv_kinds"])
 def test_a_run_from_before_schema_8_keeps_its_rules(name: str, tmp_path: Path) -> None:
     now = record(f"data={name}")

@@ -248,7 +248,11 @@ def test_predict_continues_texts_with_given_options(run: Run, tmp_path: Path, ca
     assert cli.main([*command, "temperature=-1"]) == 2
     assert "temperature must be a number >= 0; got '-1'" in capsys.readouterr().err
     refused = [("", {}, "at least one character"), ("a", {"k": 1}, "option of continued 'k'")]
-    for text, options, said in (*refused, ("a\ud800", {}, "whose character 2 is a lone surrogate")):
+    for text, options, said in (
+        *refused,
+        ("a\ud800", {}, r"has a lone surrogate \(character 2\)"),
+        ("a\0", {}, "a NUL"),
+    ):
         with pytest.raises(ConfigError, match=said):
             run.continued(text, **options)
 

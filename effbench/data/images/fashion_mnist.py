@@ -19,6 +19,7 @@ from effbench.data.preview import previewed
 from effbench.data.shipped import read_shipped
 from effbench.data.splits import Split, Splits, digest, hold_out
 from effbench.errors import ConfigError, DataError, shown
+from effbench.escaping import for_terminal
 
 CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
@@ -45,7 +46,8 @@ def fashion_mnist(
     """Read Fashion-MNIST: 28 x 28 grayscale, 10 classes.
 
     Args:
-        root: folder with the idx.gz files of the full set, by default that of Debian's dataset-fashion-mnist.
+        root: folder with the idx.gz files of the full set, by default that of Debian's dataset-fashion-mnist; only with
+            subset='full'.
         subset: 'embedded' (6,000 train, 2,000 test, in the package) or 'full' (60,000 and 10,000).
         image_size: pixels a side; images are resized once.
         val_fraction: stratified part of the train images for validation; 0 for none.
@@ -60,6 +62,12 @@ def fashion_mnist(
     folder = given_folder("root", root) or SYSTEM_FOLDER
     if subset not in ("embedded", "full"):
         raise ConfigError(f"data.subset must be 'embedded' or 'full'; got {shown(subset)}.")
+    # `data.root=photos` without a `data=` would train on this set without a word
+    if subset == "embedded" and root:
+        raise ConfigError(
+            f"data.root={for_terminal(str(root))} has no use with data.subset=embedded. For images of your own write "
+            "data=image_folder data.root=...; for all of Fashion-MNIST add data.subset=full."
+        )
     arrays = _read_embedded() if subset == "embedded" else read_folder(folder)
 
     whole = {

@@ -13,6 +13,7 @@ import torch
 from effbench.data.option_checks import check_memory
 from effbench.data.splits import Split, Splits
 from effbench.data.text.encoding import (
+    LONGEST,
     TextOptions,
     bytes_of,
     encoded,
@@ -27,6 +28,8 @@ from effbench.errors import DataError
 
 log = logging.getLogger(__name__)
 
+MANY_CUT = 0.1  # share of train texts that are cut, from which there is a warning
+
 
 def text_splits(
     name: str,
@@ -37,6 +40,7 @@ def text_splits(
     facts: Mapping[str, Any] | None = None,
     modality: type[Texts] = Texts,
     drawn: tuple[str, ...] = (),
+    many_cut: float = MANY_CUT,
 ) -> Splits:
     """Fit the tokenizer to the train texts, and encode all splits.
 
@@ -49,6 +53,7 @@ def text_splits(
         facts: further entries for the record.
         modality: class that describes the samples.
         drawn: splits that were drawn at random.
+        many_cut: part of the train texts that are cut, from which there is a warning; above 1: none.
 
     Raises:
         DataError: a text is empty or no Unicode text.
@@ -68,24 +73,53 @@ def text_splits(
         tokens, cut[which] = encoded(tokenizer, each, options.max_length)
         unknown[which] = unknown_share(tokenizer, tokens)
         parts[which] = Split(tokens, torch.as_tensor(labels[which]))
-    _tell(name, {which: len(each) for which, each in texts.items()}, cut, unknown, options)
+    warnings = _tell(name, {which: len(each) for which, each in texts.items()}, cut, unknown, options, many_cut)
     about: dict[str, Any] = {"tokenizer": tokenizer.record(), "truncated": cut, "unknown_tokens": unknown}
     train = parts["train"]
     assert train is not None
     sha256 = _digest(texts, labels)
     return Splits(
-        name, train, parts["val"], parts["test"], tuple(classes), sha256, {**(facts or {}), **about}, modality, drawn
-    )
+        name, train, parts["val"], parts["test"], tuple(classes), sha256, {**(facts or {}), **about}, modality, drawn,
+        warnings=warnings,
+    )  # fmt: skip
 
 
 def _tell(
-    name: str, counts: Mapping[str, int], cut: Mapping[str, int], unknown: Mapping[str, float], options: TextOptions
-) -> None:
-    """Log how many texts were cut, and how many tokens are unknown."""
-    if any(cut.values()):
+    name: str,
+    counts: Mapping[str, int],
+    cut: Mapping[str, int],
+    unknown: Mapping[str, float],
+    options: TextOptions,
+    many_cut: float,
+) -> tuple[str, ...]:
+    """Log how many texts were cut, and how many tokens are unknown.
+
+    Args:
+        name: of the dataset.
+        counts: split -> texts.
+        cut: split -> texts that were cut.
+        unknown: split -> part of the tokens that is unknown.
+        options: tokenizer and length.
+        many_cut: see `text_splits`.
+
+    Returns:
+        Warnings for the record of a run.
+    """
+    warnings: tuple[str, ...] = ()
+    if cut["train"] >= many_cut * counts["train"]:
+        words = ", or use data.tokenizer=words" if options.tokenizer in ("bytes", "chars") else ""
+        warning = (
+            f"{cut['train']:,} of {counts['train']:,} train texts are longer than data.max_length="
+            f"{options.max_length} tokens, and the model reads their beginning only. Raise it "
+            f"(data.max_length={min(4 * options.max_length, LONGEST)}){words}"
+        )
+        log.warning(f"{name}: {warning}")
+        warnings = (warning,)
+    elif any(cut.values()):
         listed = ", ".join(f"{number:,} of {counts[which]:,} {which}" for which, number in cut.items())
         log.info(f"{name}: cut to data.max_length={options.max_length} tokens: {listed} texts")
     tell_unknown(name, unknown, "data.tokenizer=bpe and bytes know all")
+    return warnings
 
 
 def _digest(texts: Mapping[str, Sequence[str]], labels: Mapping[str, Any]) -> str:

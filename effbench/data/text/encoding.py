@@ -56,9 +56,12 @@ class TextOptions:
         check_rules(self.rules)
 
 
-def text_problem(text: str) -> str | None:
-    """Return why a text cannot be a sample, or None: it is empty, holds a NUL, or cannot be encoded as UTF-8."""
-    return cell_problem(text) if text.strip() else "is empty"
+def text_problem(text: str, blank: bool = False) -> str | None:
+    """Return why a text cannot be a sample, or None: it is empty, holds a NUL, or cannot be encoded as UTF-8.
+
+    blank: white space alone is a text, too.
+    """
+    return cell_problem(text) if (text if blank else text.strip()) else "is empty"
 
 
 def padding_problem(tokens: Tensor) -> tuple[int, str] | None:

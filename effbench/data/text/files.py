@@ -6,7 +6,7 @@ import errno
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from effbench.data.table_files import ENCODING, TABLES, decoded, files_of, read_columns
 from effbench.errors import DataError
@@ -38,15 +38,26 @@ def check_there(path: str | Path) -> None:
         raise DataError(f"there is no file {for_terminal(str(path))}. {A_TEXT}") from error
 
 
-def read_texts(path: Path, options: Mapping[str, Any]) -> list[tuple[int, str]]:
+class TextRow(NamedTuple):
+    """A text of a file.
+
+    Attributes:
+        row: of a table, from 1; of other files the line.
+        line: from 1; of a table the last one of the row, of Parquet the row.
+        text: the text, perhaps empty.
+    """
+
+    row: int
+    line: int
+    text: str
+
+
+def read_texts(path: Path, options: Mapping[str, Any]) -> list[TextRow]:
     """Read the texts of a file.
 
     Args:
         path: the file.
         options: of the data group: `text_column` and `encoding`, where the dataset has them.
-
-    Returns:
-        (line from 1, text) of each; for Parquet the row.
 
     Raises:
         DataError: the file cannot be read, or lacks the column.
@@ -56,6 +67,7 @@ def read_texts(path: Path, options: Mapping[str, Any]) -> list[tuple[int, str]]:
     if path.suffix.lower() not in TABLES:
         # not splitlines(): a text may hold U+2028 or a form feed
         lines = decoded(path, encoding).replace("\r\n", "\n").replace("\r", "\n").split("\n")
-        return [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+        return [TextRow(number, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     column = str(options.get("text_column") or TEXT_COLUMN)
-    return [(line, row[column]) for line, row in read_columns(path, [column], encoding)]
+    read = enumerate(read_columns(path, [column], encoding), start=1)
+    return [TextRow(number, line, row[column]) for number, (line, row) in read]

@@ -238,6 +238,9 @@ class Texts(Modality):
     def tell_unknown(self, name: str, samples: Tensor) -> None:
         tell_unknown_of_run(name, self.tokenizer, samples)
 
+    def problem(self, text: str) -> str | None:
+        return text_problem(text)
+
     def given(self, inputs: Any) -> Iterator[Tensor]:
         """Accept a text, a list, an array or a column of texts, or token numbers (N, T)."""
         texts = texts_in(inputs)
@@ -245,7 +248,7 @@ class Texts(Modality):
             yield self.required(tensor_of(inputs, "texts, or token numbers"))
             return
         for place, text in enumerate(texts):
-            if why := text_problem(text):
+            if why := self.problem(text):
                 raise ConfigError(f"predict: text {place} {why}.")
         for _, samples in self._named("predict", [({}, text) for text in texts]):
             yield samples
@@ -267,7 +270,7 @@ class Texts(Modality):
     def read_files(
         self, paths: Sequence[str], options: Mapping[str, Any], problems: list[str]
     ) -> Iterator[tuple[list[dict[str, Any]], Tensor]]:
-        """Yield {'file': path, 'line': number from 1} for each text of the files."""
+        """Yield {'file': path, 'row': number from 1, 'line': number from 1} for each text of the files."""
         from effbench.data.text.files import read_texts, text_files
 
         for path in text_files(paths):
@@ -279,17 +282,17 @@ class Texts(Modality):
             if not texts:
                 problems.append(f"{path} holds no text. Each line of it, or row of a table, is one.")
             good = []
-            for line, text in texts:
-                if why := text_problem(text):
+            for row, line, text in texts:
+                if why := self.problem(text):
                     problems.append(f"{path} line {line} {why}")
                 else:
-                    good.append(({"file": str(path), "line": line}, text))
+                    good.append(({"file": str(path), "row": row, "line": line}, text))
             yield from self._named(for_terminal(str(path)), good)
 
     def read_texts(self, texts: Sequence[str]) -> Iterator[tuple[list[dict[str, Any]], Tensor]]:
         """Yield {'text': text} for each text."""
         for text in texts:
-            if why := text_problem(text):
+            if why := self.problem(text):
                 raise ConfigError(f"text={shown(text[:80])} {why}. Write a sentence.")
         yield from self._named("predict", [({"text": text}, text) for text in texts])
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from effbench.data.preview import previewed
 from effbench.data.rules import RULES
 from effbench.data.splits import Splits
@@ -90,4 +92,5 @@ def _encoded(name: str, found: LabelledTexts, options: TextOptions) -> Splits:
     # the file's own sha256 is in the record too: that of the dataset also covers what was chosen of the file
     facts = {("file_sha256" if key == "sha256" else key): value for key, value in found.facts.items()}
     reference = found.reference.facts() if found.reference else {}
-    return text_splits(name, texts, labels, found.classes, options, {**facts, **reference})
+    # no warning of cut texts: the default lengths were chosen for these
+    return text_splits(name, texts, labels, found.classes, options, {**facts, **reference}, many_cut=inf)

@@ -288,8 +288,10 @@ def _samples(path: Path, text_column: str, columns: TargetColumns, encoding: str
     if path.suffix.lower() != ".parquet":  # which is compressed
         check_memory(_READING * path.stat().st_size, "file", more="divide the file, and train on a part")
     name, found, problems = for_terminal(str(path)), list[Sample](), list[str]()
+    label = "data.label_column=NAME" if len(columns.columns) == 1 else "data.label_column=[NAME,NAME,...]"
+    keys = {**dict.fromkeys(columns.columns, label), text_column: "data.text_column=NAME"}
     # row by row: in a table of short texts the rows take several times the memory of what is kept
-    for line, row in each_row(path, [text_column, *columns.columns], encoding):
+    for line, row in each_row(path, [text_column, *columns.columns], encoding, keys):
         empty = text_problem(row[text_column])
         if why := f"the text {empty}" if empty else columns.problem(row):
             problems.append(f"line {line}: {why}")

@@ -40,7 +40,7 @@ class TextFiles(Texts):
     def read_files(
         self, paths: Sequence[str], options: Mapping[str, int], problems: list[str]
     ) -> Iterator[tuple[list[dict[str, Any]], Tensor]]:
-        """Yield {'file': path, 'line': 1} for each file; of tables {'file': path, 'line': number} for each text.
+        """Yield {'file': path, 'row': 1, 'line': 1} for each file; of tables the row and the line of each text.
 
         They have the order of `paths`; the files of a folder and below are sorted by their whole path.
         """
@@ -58,7 +58,7 @@ class TextFiles(Texts):
             if problem:
                 problems.append(problem)
                 continue
-            names.append({"file": str(path), "line": 1})
+            names.append({"file": str(path), "row": 1, "line": 1})
             texts.append(text)
         if texts:
             yield names, encoder.samples(texts)

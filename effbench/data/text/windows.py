@@ -22,7 +22,7 @@ from effbench.data.modality import AugmentParams, Settings
 from effbench.data.option_checks import check_memory
 from effbench.data.split_checks import as_tensor, kind_of
 from effbench.data.splits import Split, Splits
-from effbench.data.text.encoding import TextOptions, tell_unknown, token_type, unknown_share
+from effbench.data.text.encoding import TextOptions, tell_unknown, text_problem, token_type, unknown_share
 from effbench.data.text.modality import Texts
 from effbench.data.text.tokenizers import Tokenizer, check_recorded, fitted_tokenizer, tokenizer_class
 from effbench.errors import ConfigError, DataError
@@ -169,6 +169,10 @@ class Windows(Texts):
         return windows.reshape(-1)[starts_B.unsqueeze(1) + torch.arange(T)]
 
     # --- prediction and export
+
+    def problem(self, text: str) -> str | None:
+        # a line break is a usual start of a text, and the prompt of a run by default
+        return text_problem(text, blank=True)
 
     def encoded(self, texts: Sequence[str]) -> tuple[Tensor, int]:
         padded, cut = torch.full((len(texts), self.shape[0]), PADDING, dtype=token_type(self.tokenizer)), 0

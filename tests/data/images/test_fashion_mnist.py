@@ -218,6 +218,14 @@ def test_another_subset_is_refused():
         fashion_mnist(subset="half")
 
 
+def test_a_folder_beside_the_embedded_subset_is_refused(tmp_path):
+    """`effbench train data.root=photos` would train on Fashion-MNIST without a word."""
+    with pytest.raises(ConfigError) as caught:
+        fashion_mnist(root=str(tmp_path))
+    assert f"data.root={tmp_path} has no use with data.subset=embedded" in str(caught.value)
+    assert "data=image_folder data.root=...; for all of Fashion-MNIST add data.subset=full." in str(caught.value)
+
+
 def test_a_validation_fraction_of_0_leaves_no_validation_split():
     data = fashion_mnist(val_fraction=0)
     assert data.val is None

@@ -274,12 +274,29 @@ def test_every_empty_class_is_named(root: Path, painter: Painter) -> None:
 
 @pytest.mark.row(34)
 @before_decoding
-@pytest.mark.parametrize(("how_many", "layout"), [(1, ""), (2, ""), (1, "train")])
-def test_a_class_too_small_to_split_is_named(root: Path, painter: Painter, how_many: int, layout: str) -> None:
+@pytest.mark.parametrize(
+    ("layout", "has", "remedy"),
+    [
+        ("", "1 image", r"1 such class\)\. Add 2 images, or remove the class\."),
+        ("", "2 images", r"Add an image, remove the class, or set data\.test_fraction=0\."),
+        ("train", "1 image", r"Add an image, remove the class, or set data\.val_fraction=0\."),
+    ],
+)
+def test_a_class_too_small_to_split_is_named(root: Path, painter: Painter, layout: str, has: str, remedy: str) -> None:
+    painter.paint(root / layout / "big", 9)
+    painter.paint(root / layout / "tiny", int(has[0]))
+    with pytest.raises(DataError, match=rf"'tiny' has {has}, too few .*data\.val_fraction=0\.1.*{remedy}"):
+        image_folder(root)
+
+
+@pytest.mark.parametrize(
+    ("layout", "how_many", "key"), [("", 3, ""), ("", 2, "test_fraction"), ("train", 1, "val_fraction")]
+)
+def test_the_remedy_for_a_small_class_works(root: Path, painter: Painter, layout: str, how_many: int, key: str) -> None:
     painter.paint(root / layout / "big", 9)
     painter.paint(root / layout / "tiny", how_many)
-    with pytest.raises(DataError, match=rf"class 'tiny' has {how_many} images, too few .*data\.val_fraction=0\.1"):
-        image_folder(root)
+    for split in image_folder(root, image_size=4, **({key: 0} if key else {})).named().values():
+        assert 1 in split.labels
 
 
 @pytest.mark.row(35)

@@ -19,12 +19,13 @@ from types import ModuleType
 
 import pytest
 
-from effbench.data.text import kjv, language_id, wordnet_gloss
+from effbench.data.text import kjv, language_id, shipped, wordnet_gloss
 from effbench.data.text.embedded import make_kjv, make_wordnet_gloss
 from effbench.data.text.embedded.concepts import joined, split_of
+from effbench.data.text.encoding import TextOptions
 from effbench.data.text.kjv import BOOKS, SplitText, read_kjv, read_kjv_kinds
 from effbench.data.text.language_id import read_language_id
-from effbench.data.text.tables import LabelledTexts
+from effbench.data.text.tables import LabelledSplit, LabelledTexts
 from effbench.data.text.wordnet_gloss import read_wordnet_gloss
 from effbench.errors import ConfigError, DataError
 
@@ -136,6 +137,13 @@ def test_no_text_is_empty_untidy_or_there_twice(name, every) -> None:
     breaks = "\n" if name == "kjv_kinds" else ""
     assert not re.search(rf"[^\S {breaks}]|[\x00-\x08\x7f\xad\u200b-\u200f]", "|".join(texts))
     assert len({text.casefold() for text in texts}) == len(texts)
+
+
+def test_the_length_chosen_for_a_shipped_set_is_no_warning() -> None:
+    """White-box: a whole set takes seconds to read."""
+    part = LabelledSplit(["a b c", "b c d"], [0, 1])
+    data = shipped._encoded("own", LabelledTexts(part, part, part, ("x", "y"), {}), TextOptions("words", 2))
+    assert (data.facts["truncated"]["train"], data.warnings) == (2, ())
 
 
 @pytest.mark.spread(1)

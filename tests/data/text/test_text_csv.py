@@ -96,7 +96,11 @@ def test_one_class_is_refused(tmp_path):
         (b"text,label\n\xe4hnlich,a\n", r"line 2 is no utf-8-sig \(byte 11, 0xe4: .*data.encoding=latin-1"),
         (b"text,label\nx,a,b\n", "line 2 has 3 columns; the first line names 2"),
         (b"text,label\nx,a\n ,a\ny,\n", "line 3: the text is empty; line 4: the label is empty"),
-        (b"words,label\nx,a\n", "has no column 'text'; it has: 'words', 'label'"),
+        (
+            b"words,label\nx,a\n",
+            r"has no column 'text'\. Its first line names: 'words', 'label'\. Write data\.text_column=NAME\. If ",
+        ),
+        (b"text,stars\nx,a\n", r"has no column 'label'\. .* 'stars'\. Write data\.label_column=NAME\. If that line"),
         (b"text,label,text\nx,a,y\n", "has 2 columns 'text'"),
         (b"", "is empty: its first line must name the columns"),
         (b"text,label\n", "holds no rows"),
@@ -206,7 +210,7 @@ def test_a_key_that_a_line_lacks_is_a_missing_value(tmp_path):
     path.write_text('{"x": 1, "label": "a"}\n{"x": 2, "label": "b", "age": 3}\n')
     assert column_names(path) == ["x", "label", "age"]
     assert [row["age"] for _, row in read_columns(path, ["age"])] == ["", "3"]
-    with pytest.raises(DataError, match=r"a.jsonl has no column 'agee'; it has: 'age', 'label', 'x'"):
+    with pytest.raises(DataError, match=r"a.jsonl has no column 'agee'\. It has: 'age', 'label', 'x'\. .* rename the"):
         read_columns(path, ["agee"])
 
 
@@ -251,15 +255,20 @@ def test_bytes_of_parquet_are_decoded(tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     path = tmp_path / "a.parquet"
     parquet.write_table(pyarrow.table({"text": pyarrow.array(["caf\u00e9".encode()] * 2, pyarrow.binary())}), path)
-    assert read_texts(path, {}) == [(1, "caf\u00e9"), (2, "caf\u00e9")]
+    assert read_texts(path, {}) == [(1, 1, "caf\u00e9"), (2, 2, "caf\u00e9")]
     parquet.write_table(pyarrow.table({"text": pyarrow.array([b"\xff"], pyarrow.binary())}), path)
     with pytest.raises(DataError, match=r"row 1: column 'text' holds bytes that are no UTF-8"):
         read_texts(path, {})
 
 
-def test_missing_files_and_unknown_suffixes_are_named(tmp_path):
-    with pytest.raises(ConfigError, match=r"data\.file: there is no file"):
+def test_missing_files_and_unknown_suffixes_are_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as caught:
         text_csv(str(tmp_path / "no.csv"))
+    assert str(caught.value) == f"data.file: there is no file {tmp_path / 'no.csv'}. Name it with data.file=PATH."
+    relative = rf"data\.file: there is no file {tmp_path / 'no.csv'} \(relative paths start in the folder that you call"
+    with pytest.raises(ConfigError, match=relative):
+        text_csv("no.csv")
     odd = tmp_path / "a.xlsx"
     odd.write_text("x")
     with pytest.raises(DataError, match="the suffix '.xlsx' is not one of"):
@@ -270,12 +279,12 @@ def test_files_of_predict(tmp_path):
     (tmp_path / "b.txt").write_text("one\n\ntwo\n")
     write(tmp_path / "a.csv", [("x", "l")])
     assert [path.name for path in text_files([tmp_path])] == ["a.csv", "b.txt"]
-    assert read_texts(tmp_path / "b.txt", {}) == [(1, "one"), (3, "two")]
+    assert read_texts(tmp_path / "b.txt", {}) == [(1, 1, "one"), (3, 3, "two")]
     (tmp_path / "c.text").write_bytes("one\u2028still\x0cone\r\ntwo".encode())
-    assert read_texts(tmp_path / "c.text", {}) == [(1, "one\u2028still\x0cone"), (2, "two")]
-    assert read_texts(tmp_path / "a.csv", {}) == [(2, "x")]
+    assert read_texts(tmp_path / "c.text", {}) == [(1, 1, "one\u2028still\x0cone"), (2, 2, "two")]
+    assert read_texts(tmp_path / "a.csv", {}) == [(1, 2, "x")]
     (tmp_path / "pipe").write_text("three")
-    assert read_texts(tmp_path / "pipe", {}) == [(1, "three")]
+    assert read_texts(tmp_path / "pipe", {}) == [(1, 1, "three")]
     (tmp_path / "binary.txt").write_bytes(b"one\n\0two\n")
     with pytest.raises(DataError, match="binary.txt line 2 holds a NUL character"):
         read_texts(tmp_path / "binary.txt", {})

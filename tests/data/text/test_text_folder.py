@@ -201,8 +201,8 @@ def test_predict_takes_a_file_for_one_text(tmp_path):
     texts = {Bytes().decode(row) for _, tokens in found for row in tokens.tolist()}
     names = [name for names, _ in found for name in names]
     assert texts == {"one\ntwo\n", "from a table", *(f" a {number}" for number in range(10))}
-    assert {"file": paths[0], "line": 1} in names
-    assert {"file": paths[1], "line": 2} in names
+    assert {"file": paths[0], "row": 1, "line": 1} in names
+    assert {"file": paths[1], "row": 1, "line": 2} in names
     assert problems == [f"{paths[2]} is empty"]
     with pytest.raises(DataError, match="there is no file"):
         list(kind.read_files([str(tmp_path / "none")], {}, problems))

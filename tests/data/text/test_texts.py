@@ -94,6 +94,19 @@ def test_cut_texts_are_counted_and_said(caplog):
     assert f"{long} of 400 train" in caplog.text
 
 
+@pytest.mark.parametrize(("long", "told"), [(9, False), (10, True)])
+@pytest.mark.parametrize("tokenizer", ["bytes", "words"])
+def test_many_cut_texts_are_a_warning_of_the_run(long, told, tokenizer, caplog):
+    own = ["a b c d e f g h i"] * long + ["a b"] * (100 - long)
+    data = text_splits("mine", {"train": own}, {"train": torch.arange(100) % 2}, ["x", "y"], TextOptions(tokenizer, 8))
+    said = (
+        "10 of 100 train texts are longer than data.max_length=8 tokens, and the model reads their beginning only. "
+        f"Raise it (data.max_length=32){', or use data.tokenizer=words' * (tokenizer == 'bytes')}"
+    )
+    assert data.warnings == ((said,) if told else ())
+    assert [each.getMessage() for each in caplog.records if each.levelname == "WARNING"] == [f"mine: {said}"] * told
+
+
 @pytest.mark.parametrize("text", ["", "  \n\t", "\ud800", "a\0b"])
 def test_empty_and_impossible_texts_are_named(text):
     with pytest.raises(DataError, match="mine train: text 1 (is empty|has a lone surrogate|holds a NUL)"):

@@ -85,7 +85,7 @@ def test_a_file_without_a_text_is_named(kind: type[Texts], name: str, content: s
     path.write_text(content)
     other.write_text("good day\n")
     names, problems = answered(of_bytes(kind), path, other)
-    assert names == [{"file": str(other), "line": 1}]
+    assert names == [{"file": str(other), "row": 1, "line": 1}]
     assert problems == [f"{path} holds no text. Each line of it, or row of a table, is one."]
 
 
@@ -190,6 +190,24 @@ def test_texts_themselves_are_named_by_their_text(kind: type[Texts]) -> None:
 def test_an_empty_text_is_refused_by_name(text: str, why: str) -> None:
     with pytest.raises(ConfigError, match=rf"^text='.*' .*{why}"):
         list(of_bytes().read_texts([text]))
+
+
+@pytest.mark.parametrize("text", ["\n", " "])
+def test_white_space_is_a_text_to_continue(text: str) -> None:
+    """A line break is the prompt of a run by default."""
+    [(_, samples)] = of_bytes(Windows).read_texts([text])
+    assert samples[0, :2].tolist() == [ord(text) + 1, 0]
+    with pytest.raises(ConfigError, match="holds a NUL character"):
+        list(of_bytes(Windows).read_texts(["a\0"]))
+
+
+def test_a_missing_column_of_a_file_is_told_with_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "new.csv"
+    path.write_text("review,stars\ngood,5\n")
+    said = f"{path} has no column 'text'. Its first line names: 'review', 'stars'. This run reads the column 'text': "
+    assert answered(of_bytes(), path)[1] == [
+        f"{said}rename the file's column. If that line is a sample, put a line with the names of the columns above it."
+    ]
 
 
 def test_runs_on_other_samples_have_no_texts() -> None:
