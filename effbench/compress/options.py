@@ -153,6 +153,7 @@ class CompressOptions:
         own: options of the method; None: its defaults.
         checkpoint: of the run: 'best', 'last' or the name of a checkpoint.
         bench: how before and after are measured.
+        asked: the user has set max_drop of the method, so that a run without validation samples is refused.
         bounded: of a search: a backend with which more than bench.max_drop is lost in all is not named the fastest.
 
     Raises:
@@ -164,6 +165,7 @@ class CompressOptions:
     checkpoint: str = "best"
     bench: BenchOptions = field(default_factory=measuring)
     bounded: bool = False
+    asked: bool = False
 
     def __post_init__(self) -> None:
         _one_of("method", self.method, tuple(METHOD_OPTIONS))
@@ -236,4 +238,5 @@ def compress_options(method: str, checkpoint: str, given: Mapping[str, Any]) -> 
     """
     own = {key: value for key, value in given.items() if key not in BENCH_OPTIONS}
     bench = {key: value for key, value in given.items() if key in BENCH_OPTIONS}
-    return CompressOptions(method, method_options(method, own), checkpoint, measuring(**bench))
+    asked = "max_drop" in own
+    return CompressOptions(method, method_options(method, own), checkpoint, measuring(**bench), asked=asked)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from effbench import build
 from effbench.compress.bf16 import bf16_content
-from effbench.compress.drop import Judge
+from effbench.compress.drop import Judge, check_validation
 from effbench.compress.mixed import Judged, Mixed, within, within_bound
 from effbench.compress.onnx_int8 import OnnxInt8, has_attention
 from effbench.compress.openvino_int8 import OpenvinoInt8, require_nncf
@@ -84,6 +84,8 @@ def quantize(source: Run, options: CompressOptions, folder: Path) -> Result:
     check_fits(source, kind, f"backend={own.backend}", "backend=onnxruntime")
     _require_libraries(own)
     judge = Judge(source, options.checkpoint)
+    if options.asked:
+        check_validation(judge.split, f"max_drop={own.max_drop:g}", "Leave max_drop out")
     with tempfile.TemporaryDirectory(prefix=".quantize-", dir=folder) as name:
         exported = export_loaded(source, Wanted("onnx", options.checkpoint, name, TOLERANCE, None, True, "file"))
         with _named_faults(own.backend, Path(name)):
@@ -91,7 +93,7 @@ def quantize(source: Run, options: CompressOptions, folder: Path) -> Result:
                 made = _onnx(source, judge, own, exported, Path(name))
             else:
                 made = _openvino(source, judge, own, Path(exported["path"]))
-    _check_drop(made, own, judge.unit)
+    _check_drop(made, own, judge)
     stem = Path(exported["path"]).name.removesuffix(".onnx")
     bits = "bf16" if made.scheme == "bf16" else f"{made.scheme}-int8"
     target = folder / FILES / f"{stem}-{bits}{FORMATS[kind].suffix}"
@@ -135,17 +137,17 @@ def _require_libraries(own: QuantizeOptions) -> None:
         require_nncf()
 
 
-def _check_drop(made: Quantized, own: QuantizeOptions, unit: str) -> None:
+def _check_drop(made: Quantized, own: QuantizeOptions, judge: Judge) -> None:
     mixed = made.mixed
     if within(mixed.drop, own.max_drop):
         return
     even = f" even with {len(mixed.floating)} of {mixed.layers} layers in float32" if mixed.floating else ""
     more = f", or calibration={4 * made.calibration}" if made.calibration else ""
-    lost, allow = f"loses {mixed.drop:.2f} {unit}", "Allow more with max_drop, or try"
+    lost, allow = f"loses {mixed.drop:.2f} {judge.unit}", "Allow more with max_drop, or try"
     if math.isinf(mixed.drop):
         lost, allow = "raises the loss from 0, of which there is no percentage,", "Try"
     raise ThresholdError(
-        f"method=quantize scheme={made.scheme} {lost} on validation samples{even}; max_drop is {own.max_drop:g}. "
+        f"method=quantize scheme={made.scheme} {lost} on {judge.samples}{even}; max_drop is {own.max_drop:g}. "
         f"Nothing was written. {allow} another scheme{more}."
     )
 
@@ -195,7 +197,7 @@ def _onnx(source: Run, judge: Judge, own: QuantizeOptions, exported: Mapping[str
 
     Args:
         source: the run.
-        judge: of its validation samples.
+        judge: of what is lost.
         own: options.
         exported: record of the float32 file, with its path.
         folder: for temporary files.
@@ -227,7 +229,7 @@ def _openvino(source: Run, judge: Judge, own: QuantizeOptions, file: Path) -> Qu
 
     Args:
         source: the run.
-        judge: of its validation samples.
+        judge: of what is lost.
         own: options.
         file: the float32 ONNX file.
     """

@@ -10,7 +10,7 @@ from typing import Any
 from effbench.errors import ConfigError, shown
 from effbench.escaping import for_terminal
 from effbench.metrics import LOSS, display_of
-from effbench.report.compression import FILES, NAME, PRUNED, read_compression, trained_since
+from effbench.report.compression import FILES, NAME, PRUNED, judged_on, read_compression, trained_since
 from effbench.report.deployment import three
 from effbench.units import counted, human_bytes, human_count
 
@@ -198,8 +198,21 @@ def sentences(record: Mapping[str, Any]) -> list[str]:
     # records of before 2026-11-30 do not say
     if not record["test"].get("same_data", True):
         found.append("Doubt: the data have changed since the training (another sha256), and with them the samples.")
+    found += _same_samples(record)
     found += [str(note) for note in record["details"].get("notes", ())]
     return [for_terminal(text) for text in found]
+
+
+def _same_samples(record: Mapping[str, Any]) -> Iterator[str]:
+    """Yield that a result is of samples that chose it, or that a bound was judged on samples that the model knows."""
+    split, of = record["test"]["split"], (record.get("validation") or {}).get("split")  # which older records have not
+    if of is None:
+        return
+    if split == of:
+        why = "which chose the result too: the run has no test split"
+        yield f"Doubt: what is lost is told of {judged_on(split)}, {why}."
+    if of == "train" and (bound := (record.get("options") or {}).get("max_drop")) is not None:
+        yield f"Doubt: max_drop={bound:g} was judged on {judged_on(of)}, as the run has no validation split."
 
 
 def _left_out_sentences(speed: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:

@@ -59,6 +59,11 @@ def compressed_file(folder: Path) -> Path | None:
     return folder / FILES / record["file"] if record and record.get("file") else None
 
 
+def judged_on(split: str | None) -> str:
+    """Return the samples that a bound was judged on, in words. split: its name; None: of older records."""
+    return "training samples" if split == "train" else "validation samples"
+
+
 def trained_since(folder: Path, record: Mapping[str, Any]) -> str | None:
     """Return the best checkpoint of a result that was trained further since it was measured; None if it was not.
 

@@ -177,8 +177,9 @@ def test_points_of_accuracy_have_an_interval_and_losses_none(monkeypatch: pytest
 )
 def test_a_file_that_loses_too_much_is_refused_with_a_remedy(drop: float, told: str) -> None:
     made = Quantized(b"", "static", Mixed(drop, drop, 3, ("a",)), 32)
+    judge: Any = SimpleNamespace(unit=PERCENT, samples="validation samples")
     with pytest.raises(ThresholdError) as refused:
-        _check_drop(made, QuantizeOptions(), PERCENT)
+        _check_drop(made, QuantizeOptions(), judge)
     text = str(refused.value)
     assert told in text
     assert "another scheme, or calibration=128." in text
