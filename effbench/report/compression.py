@@ -64,6 +64,11 @@ def judged_on(split: str | None) -> str:
     return "training samples" if split == "train" else "validation samples"
 
 
+def best_or_last(folder: Path) -> str | None:
+    """Return the name of the checkpoint that a run answers with, without validation the last one; None if it has none."""
+    return pointed(folder / "checkpoints" / "best") or pointed(folder / "checkpoints" / "last")
+
+
 def trained_since(folder: Path, record: Mapping[str, Any]) -> str | None:
     """Return the best checkpoint of a result that was trained further since it was measured; None if it was not.
 
@@ -71,7 +76,7 @@ def trained_since(folder: Path, record: Mapping[str, Any]) -> str | None:
         folder: of the result.
         record: its compression.json.
     """
-    measured, now = record.get("checkpoint"), pointed(folder / "checkpoints" / "best")
+    measured, now = record.get("checkpoint"), best_or_last(folder)
     return None if measured is None or now == measured else now or "none"
 
 

@@ -14,7 +14,7 @@ from effbench.escaping import for_terminal
 from effbench.guarded import MissingFileError, checked_version, read_bytes
 from effbench.metrics import display_of
 from effbench.report.figures import Figure, Series, figure
-from effbench.training.manifest import stated_digest
+from effbench.training.manifest import has_other_weights
 from effbench.units import article, counted, human_bytes
 
 SCHEMA = 1
@@ -50,14 +50,16 @@ def deployment(folder: Path) -> tuple[dict[str, Any] | None, str]:
         return None, f"{folder / 'bench.json'} is damaged: {type(error).__name__}. Measure again: effbench bench RUN"
 
 
+def is_of_other_weights(run: Path, record: Mapping[str, Any]) -> bool:
+    """Return True if a run has other weights now than those that a record of bench, or a source's facts, are of."""
+    return has_other_weights(run, (record.get("checkpoint") or {}).get("name"), record.get("weights_sha256"))
+
+
 def _other_weights(run: Path, record: Mapping[str, Any]) -> Sequence[str]:
     """Return that the numbers are of weights that the run has no longer, where the record says which they were."""
-    digest = record.get("weights_sha256")
-    if digest is None:
+    if not is_of_other_weights(run, record):
         return []
     name, step = record["checkpoint"]["name"], record["checkpoint"]["step"]
-    if stated_digest(run, name) in (None, digest):
-        return []
     text = f"These numbers are of step {step}, and checkpoint {name} has other weights now. Measure again:"
     return [for_terminal(f"{text} effbench bench {run}")]
 
