@@ -55,8 +55,7 @@ def bench_source(source: Source, options: BenchOptions) -> dict[str, Any]:
         control = Arm(first.name + AGAIN, first.backend, first.file)
         measure([*working, control], batch_files(source, options, folder), options, folder)
     for arm in working:
-        if arm.failed:
-            rows[arm.name] |= {"status": "failed", "reason": arm.failed}
+        rows[arm.name] |= arm.outcome()
     measured = [arm for arm in working if not arm.failed]
     if not measured:  # an earlier result stays
         raise EffbenchError(_none_works(rows))

@@ -193,7 +193,7 @@ def sentences(record: Mapping[str, Any]) -> list[str]:
     found += [*_fastest_sentence(speed)]
     found += _left_out_sentences(speed, record)
     found += [_speed_sentence(pair, speed["margin"], record["method"]) for pair in pairs]
-    found += [f"{arm['side']} {arm['backend']}: {arm['reason']}" for arm in speed["arms"] if arm["status"] != "ok"]
+    found += [f"{arm['side']} {arm['backend']}: {arm['reason']}" for arm in speed["arms"] if arm.get("reason")]
     found += [f"Doubt: {reason}." for reason in speed["doubts"]]
     # records of before 2026-11-30 do not say
     if not record["test"].get("same_data", True):
@@ -205,9 +205,10 @@ def sentences(record: Mapping[str, Any]) -> list[str]:
 
 def _same_samples(record: Mapping[str, Any]) -> Iterator[str]:
     """Yield that a result is of samples that chose it, or that a bound was judged on samples that the model knows."""
-    split, of = record["test"]["split"], (record.get("validation") or {}).get("split")  # which older records have not
-    if of is None:
+    of = (record.get("validation") or {}).get("split")
+    if of is None:  # older records
         return
+    split = record["test"]["split"]
     if split == of:
         why = "which chose the result too: the run has no test split"
         yield f"Doubt: what is lost is told of {judged_on(split)}, {why}."

@@ -65,7 +65,7 @@ def judged_on(split: str | None) -> str:
 
 
 def best_or_last(folder: Path) -> str | None:
-    """Return the name of the checkpoint that a run answers with, without validation the last one; None if it has none."""
+    """Return the name of a run's best checkpoint, without validation of its last; None if it has neither."""
     return pointed(folder / "checkpoints" / "best") or pointed(folder / "checkpoints" / "last")
 
 

@@ -80,7 +80,7 @@ def _section(record: Mapping[str, Any]) -> dict[str, Any]:
         "heads": heads,
         "rows": [_row(arm, str(smallest), str(largest), metric) for arm in working],
         "notes": [
-            *(f"{arm['backend']}: {arm['reason']}" for arm in arms if arm["status"] != "ok"),
+            *(f"{arm['backend']}: {arm['reason']}" for arm in arms if arm.get("reason")),
             *sentences(record),
         ],
         "figures": [asdict(drawn)] if drawn else [],
