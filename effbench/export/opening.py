@@ -176,6 +176,8 @@ def _wrong_field(record: Mapping[str, Any]) -> str | None:
     given = record["input"]
     if not isinstance(given.get("name"), str) or given.get("dtype") not in tuple(_SIDES):  # a list has no hash
         return "input needs a name, and a dtype of float32 or int64"
+    if not given["name"].isprintable():
+        return f"input.name must be of printable characters; got {shown(given['name'])[:100]}"
     if "lengths" in given:
         lengths = given["lengths"]
         if not isinstance(lengths, dict) or not all(_is_side(lengths.get(key)) for key in ("least", "most")):
