@@ -6,7 +6,6 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from effbench.bench.verdict import CONTROL_BOUND, Candidate, trust, verdict
 from effbench.bench.worker import TIMED_CALLS, WARM_UP_CALLS
 from effbench.errors import EffbenchError, first_line
 from effbench.report.deployment import OFFLINE, SCHEMA, SINGLE_STREAM
-from effbench.report.environment import environment
+from effbench.report.environment import environment, installed
 from effbench.units import counted
 
 log = logging.getLogger(__name__)
@@ -199,7 +198,7 @@ def _record(
 def surroundings(options: BenchOptions) -> dict[str, Any]:
     """Return the machine, and the versions of the libraries that the backends run on."""
     libraries = sorted({library for name in options.chosen for library in BACKENDS[name].libraries})
-    return {**environment(), "bf16": has_bf16(), **{name: _version(name) for name in libraries}}
+    return {**environment(), "bf16": has_bf16(), **{name: installed(name) for name in libraries}}
 
 
 def _options(options: BenchOptions) -> dict[str, Any]:
@@ -240,10 +239,3 @@ def _short(process: Mapping[str, Any]) -> dict[str, Any]:
         for turn in process["turns"]
     ]
     return {**process, "turns": turns}
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
