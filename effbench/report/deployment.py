@@ -19,6 +19,7 @@ from effbench.units import article, counted, human_bytes
 
 SCHEMA = 1
 SINGLE_STREAM, OFFLINE = "single_stream", "offline"  # MLPerf Inference's names (arXiv:1911.02549)
+BENCH_BYTES = 16_000_000  # largest bench.json: about 2 kB a process, of which there are rounds x batch sizes x arms
 _MOST_ARMS = 30
 
 
@@ -26,7 +27,7 @@ def read_bench(folder: Path) -> dict[str, Any] | None:
     """Return bench.json of a folder; None if there is none. Raises ConfigError if it is damaged."""
     path = folder / "bench.json"
     try:
-        record = json.loads(read_bytes(path, follow_links=False).decode("utf-8"))
+        record = json.loads(read_bytes(path, BENCH_BYTES, follow_links=False).decode("utf-8"))
     except MissingFileError:
         return None
     except (ValueError, RecursionError) as error:

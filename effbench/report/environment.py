@@ -34,7 +34,7 @@ def environment() -> dict[str, Any]:
     cuda = torch.cuda.is_available()
     facts: dict[str, Any] = {
         "effbench": installed("effbench"),
-        "python": platform.pythoninstalled(),
+        "python": platform.python_version(),
         "platform": platform.platform(),
         **{name.replace("-", "_"): installed(name) for name in LIBRARIES},
         "cpu": _cpu_name(),

@@ -1,4 +1,4 @@
-"""A backend that fails at one batch size only: what it has at the others counts, and its row says where it failed."""
+"""Records of planted times: a backend that fails at one batch size only, and very many processes."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from typing import Any
 import pytest
 import torch
 
+from effbench.bench import record as recording
 from effbench.bench import run as benching
 from effbench.bench.measure import Arm
 from effbench.bench.options import BenchOptions
-from effbench.bench.record import csv_rows
+from effbench.bench.record import csv_rows, write_record
 from effbench.bench.run import bench_source
 from effbench.bench.sources import Source
 from effbench.bench.table import print_record
-from effbench.report.deployment import SINGLE_STREAM
+from effbench.report import deployment
+from effbench.report.deployment import BENCH_BYTES, SINGLE_STREAM, read_bench
 from tests.bench.test_analysis import processes
 
 SIZES = (1, 8)
@@ -39,13 +41,34 @@ def measure(arms: list[Arm], *_: Any) -> None:
                 arm.failures[size] = "its process was killed"
 
 
-def test_a_backend_that_fails_at_a_large_batch_wins_at_1(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def record(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     for fake in (answering, measure):
         monkeypatch.setattr(benching, fake.__name__, fake)
     source = Source({"model": {"name": "small"}}, torch.zeros(1, 3), "row")
-    record = bench_source(source, BenchOptions(batch_sizes=SIZES, rounds=5))
+    return bench_source(source, BenchOptions(batch_sizes=SIZES, rounds=5))
+
+
+@pytest.mark.parametrize(("most", "kept"), [(BENCH_BYTES, True), (4_000_000, False)])
+def test_report_reads_the_record_of_very_many_processes(
+    most: int, kept: bool, record: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 3 batch sizes and 10 backends with the control: 100 rounds exceed what other records may have, 4 MB."""
+    one = record["processes"]["eager"][0]
+    record["processes"] = {str(number): [one] * 3 * 100 for number in range(11)}
+    for module in (recording, deployment):
+        monkeypatch.setattr(module, "BENCH_BYTES", most)
+    write_record(tmp_path, record)
+    found = read_bench(tmp_path)
+    assert found is not None
+    assert ((tmp_path / "bench.json").stat().st_size > 4_000_000) is kept
+    assert len(found["processes"]) == (11 if kept else 0)
+    assert found["arms"] == record["arms"]
+
+
+def test_a_backend_that_fails_at_a_large_batch_wins_at_1(
+    record: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert record["verdicts"][SINGLE_STREAM]["winner"] == "onnxruntime"
     [eager, fast] = record["arms"]
     assert (eager["status"], eager["reason"], list(eager["batches"])) == ("ok", None, ["1", "8"])
