@@ -94,6 +94,9 @@ def answering(source: Source, options: BenchOptions, folder: Path) -> tuple[dict
     check_batch(options.sizes[-1], sample_bytes, len(chosen) + 1)
     log.info(f"writing the files of {counted(len(chosen), 'backend')}")
     prepared = prepare(source, chosen, folder, max(ANSWER_BATCH, *options.sizes))
+    for name, reason in prepared.failed.items():
+        # now, and not after minutes of measurement: a library may be missing
+        _say_left_out(name, reason)
     samples = save_array(folder / "samples.npy", source.samples)
     reference, reference_name = reference_answers(source), "the model in torch"
     rows: dict[str, dict[str, Any]] = {}
@@ -125,9 +128,14 @@ def answering(source: Source, options: BenchOptions, folder: Path) -> tuple[dict
         if arm.failed:
             missing = f" (pip install 'effbench[{backend.extra}]')" if "No module named" in arm.failed else ""
             row |= {"status": "failed", "reason": arm.failed + missing}
+            _say_left_out(backend.name, row["reason"])
         else:
             arms.append(arm)
     return rows, arms
+
+
+def _say_left_out(name: str, reason: str) -> None:
+    log.warning(f"{name} is left out: {reason}")
 
 
 def _readers(source: Source) -> tuple[str, ...]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,8 +17,9 @@ from effbench.bench.measure import Arm
 from effbench.bench.options import BenchOptions
 from effbench.bench.record import csv_rows, write_record
 from effbench.bench.run import bench_source
-from effbench.bench.sources import Source
+from effbench.bench.sources import Source, untrained_source
 from effbench.bench.table import print_record
+from effbench.config.compose import compose
 from effbench.report import deployment
 from effbench.report.deployment import BENCH_BYTES, SINGLE_STREAM, read_bench
 from tests.bench.test_analysis import processes
@@ -79,3 +83,35 @@ def test_a_backend_that_fails_at_a_large_batch_wins_at_1(
     ]  # fmt: skip
     print_record(record)
     assert "onnxruntime: failed at batch 8: its process was killed" in capsys.readouterr().out
+
+
+def test_a_library_that_is_missing_is_named_before_anything_is_timed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not after the minutes that the others take: without ONNX Runtime no file for it is written."""
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+
+    def answers_of(arm: Arm, *_: Any) -> Any:
+        if arm.name == "eager":
+            return np.zeros((4, 10), np.float32), np.zeros((4, 10), np.float32)
+        arm.failed = "No module named 'openvino'"
+        return None
+
+    def timed(arms: list[Arm], *_: Any) -> None:
+        logging.getLogger("effbench").info("round 1")
+        measure(arms)
+
+    fakes = {"answers_of": answers_of, "measure": timed, "judged": lambda *_: {"lost": None}}
+    for name, fake in {**fakes, "count_alone": lambda *_: None}.items():
+        monkeypatch.setattr(benching, name, fake)
+    source = untrained_source(compose(["model=mlp", "model.hidden=[8]"]), 4)
+    options = BenchOptions(backends=("eager", "torchscript", "onnxruntime"), batch_sizes=SIZES, rounds=5)
+    with caplog.at_level(logging.INFO, logger="effbench"):
+        record = bench_source(source, options)
+    assert [arm["status"] for arm in record["arms"]] == ["ok", "failed", "failed"]
+    texts = [each.getMessage() for each in caplog.records]
+    said = [text for text in texts[: texts.index("round 1")] if "is left out: " in text]
+    assert len(said) == 2
+    assert said[0].startswith("onnxruntime is left out: ")
+    assert "pip install 'effbench[onnx]'" in said[0]
+    assert said[1].startswith("torchscript is left out: No module named 'openvino'")
