@@ -17,6 +17,7 @@ from effbench.compress.unstructured import unstructured
 from effbench.guarded import METRICS_BYTES, read_bytes
 from effbench.records import replacing, write_summary
 from effbench.report.compression import best_or_last
+from effbench.run.export_file import write_beside
 from effbench.run.load import load_run
 from effbench.run.run import Run
 
@@ -65,6 +66,8 @@ def compress_loaded(source: Run, options: CompressOptions, folder: Path, final: 
     write_summary(folder, whole)
     record |= {**found.facts, "checkpoint": best_or_last(folder)}
     write_compression(folder, record)
+    if result.file:
+        write_beside(loaded_result(folder, source))  # loaded again: the card has the metrics of the result
     return record
 
 

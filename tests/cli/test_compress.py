@@ -123,7 +123,11 @@ def test_the_result_is_a_run_for_the_other_verbs(quantized: Path, effbench: Effb
     # in its own place: a kill while its only file is replaced would leave the run without the record
     own = [path for path in (copy / "export").iterdir() if path.suffix in (".onnx", ".json")]
     before = {path: path.stat().st_ino for path in own}
+    # compress wrote them already
+    sides = {path: path.read_text() for path in (copy / "export").iterdir() if path not in own}
+    assert [path.name.partition(".onnx.")[2] for path in sorted(sides)] == ["README.md", "predict.py"]
     assert effbench("export", str(copy))[0] == 0
+    assert {path: path.read_text() for path in (copy / "export").iterdir() if path not in own} == sides
     assert {path: path.stat().st_ino for path in own} == before
     [card] = (copy / "export").glob("*.README.md")
     assert "Scheme static, ranges from 32 training samples; all" in card.read_text()

@@ -119,6 +119,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     for module in (searching, winner):
         monkeypatch.setattr(module, "loaded_result", lambda folder, _: Source(folder))
     monkeypatch.setattr(winner, "export_loaded", export_loaded)
+    monkeypatch.setattr(winner, "write_beside", lambda run: (run.folder / "export" / "card").write_text("card"))
     monkeypatch.setattr(searching, "tested_split", lambda *_: ("val", None, True))
     monkeypatch.setattr(searching, "paired_test", lambda *_: tested)
     monkeypatch.setattr(searching, "plan_of", lambda *parts: repr(parts[1:]))
