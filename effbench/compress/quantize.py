@@ -19,7 +19,7 @@ from effbench import build
 from effbench.compress.bf16 import bf16_content
 from effbench.compress.drop import Judge, check_validation
 from effbench.compress.mixed import Judged, Mixed, within, within_bound
-from effbench.compress.onnx_int8 import OnnxInt8, has_attention
+from effbench.compress.onnx_int8 import OnnxInt8, bits_here, has_attention
 from effbench.compress.openvino_int8 import OpenvinoInt8, require_nncf
 from effbench.compress.options import (
     AUTO,
@@ -37,7 +37,6 @@ from effbench.export.files import publish_file
 from effbench.export.formats import FORMATS, load_exported, loaded
 from effbench.export.onnx_files import require_onnx
 from effbench.export.openvino_files import openvino_archive, require_openvino
-from effbench.processors import has_int8_products
 from effbench.records import naming_disk_faults
 from effbench.report.compression import FILES
 from effbench.run.compared import compared_samples
@@ -98,7 +97,7 @@ def quantize(source: Run, options: CompressOptions, folder: Path) -> Result:
     bits = "bf16" if made.scheme == "bf16" else f"{made.scheme}-int8"
     target = folder / FILES / f"{stem}-{bits}{FORMATS[kind].suffix}"
     about = {"scheme": made.scheme, **made.mixed.facts(), "calibration": made.calibration}
-    about["weight_bits"] = 16 if made.scheme == "bf16" else 8 if has_int8_products() else 7
+    about["weight_bits"] = 16 if made.scheme == "bf16" else own.bits or bits_here()
     about["calibrations"] = {str(count): drop for count, drop in made.tried.items()}
     _publish(
         source,
@@ -211,13 +210,13 @@ def _onnx(source: Run, judge: Judge, own: QuantizeOptions, exported: Mapping[str
         content, layers = bf16_content(file)
         return _bf16(content, layers, judged(content).drop)
     if scheme == "dynamic":
-        mixed, content = within_bound(OnnxInt8(file, folder, None), judged, own.max_drop)
+        mixed, content = within_bound(OnnxInt8(file, folder, None, own.bits), judged, own.max_drop)
         return Quantized(content, scheme, mixed, None)
 
     def quantizer(samples: Tensor) -> OnnxInt8:
         place = folder / f"calibration-{len(samples)}"
         place.mkdir()
-        return OnnxInt8(file, place, samples)
+        return OnnxInt8(file, place, samples, own.bits)
 
     made, samples, tried = _calibrated(source, own, judged, quantizer)
     mixed, content = within_bound(made, judged, own.max_drop)

@@ -128,7 +128,7 @@ def _warn_of_weights(path: Path, record: Mapping[str, Any]) -> None:
     if isinstance(quantized, dict) and quantized.get("weight_bits") == 8 and not has_int8_products():
         log.warning(
             f"{path.name} has weights of 8 bits, for processors with VNNI or the like. On this one, sums of their "
-            "products may saturate, and answers with them be wrong: compress the run here, for weights of 7 bits"
+            "products may saturate, and answers with them be wrong: compress the run here, or with weight_bits=7"
         )
 
 

@@ -266,9 +266,9 @@ def _quantized_sentence(details: Mapping[str, Any]) -> Sequence[str]:
 def _bits_sentence(bits: int | None) -> Sequence[str]:
     """Return for which processors a file's weights are."""
     if bits == 8:
-        return ["8-bit weights: for processors with VNNI or the like; made on one without, they have 7 bits."]
+        return ["8-bit weights, for processors with VNNI or the like: on others, answers may be wrong; 7 bits fit all."]
     if bits == 7:
-        return ["7-bit weights, which fit every processor; made on one with VNNI or the like, they have 8 bits."]
+        return ["7-bit weights, which fit every processor; those with VNNI or the like can take 8 bits."]
     return []
 
 

@@ -25,6 +25,7 @@ from effbench.compress.making import making
 from effbench.errors import ConfigError, ThresholdError
 from effbench.export import opening
 from effbench.export.opening import open_export
+from effbench.processors import has_int8_products
 from effbench.run.load import load_run
 from effbench.stats import paired_share_interval
 from tests.cli.conftest import Effbench
@@ -102,6 +103,22 @@ def test_the_file_is_about_a_quarter_and_has_integer_weights(quantized: Path) ->
     bits = found["details"]["weight_bits"]
     assert 2 ** (bits - 2) <= largest <= 2 ** (bits - 1)
     assert json.loads(Path(f"{file_of(quantized)}.json").read_text())["quantized"]["weight_bits"] == bits
+
+
+@pytest.mark.proof
+@pytest.mark.process
+@pytest.mark.slow
+def test_bits_of_weights_can_be_those_of_another_processor(run: Path, tmp_path: Path) -> None:
+    import onnx
+
+    bits, result = 7 if has_int8_products() else 8, tmp_path / "other"
+    assert cli.main(["compress", str(run), "method=quantize", *FEW, f"weight_bits={bits}", f"output={result}"]) == 0
+    found = record_of(result)
+    assert (found["options"]["weight_bits"], found["details"]["weight_bits"]) == (bits, bits)
+    graph = onnx.load(file_of(result)).graph
+    weights = [each for each in graph.initializer if each.data_type == onnx.TensorProto.INT8]
+    largest = max(int(np.abs(onnx.numpy_helper.to_array(each)).max()) for each in weights)
+    assert 2 ** (bits - 2) <= largest <= 2 ** (bits - 1)
 
 
 @pytest.mark.proof
