@@ -46,12 +46,12 @@ RUN's answers.
 sweep: a run a ratio in RUN-METHOD-sweep, with tradeoff.json, .csv and .svg: accuracy against latency and size. A ratio
 that fails is named, the others are kept, and the exit code is 1.
 
-target: tries 8 bits for both runtimes, then structured pruning by more and more, with and without 8 bits, until the
-latency (fastest backend) or the size (smallest exported file) is reached at a loss of at most `max_drop` points of
-validation accuracy with the backend that is named; after `minutes` no candidate is begun. latency/4 and size/4 are a
-quarter of what RUN has. Each candidate is measured with rounds=3 seconds=0.5. Writes the best in RUN-target, its file
-in export/; if it does not reach the target, it is the nearest, and the exit code is 3. If RUN itself reaches '2 ms' or
-'1 MB', it is named with its backend, and nothing is written.
+target: tries 8 bits for both runtimes, for a size also 16, then structured pruning by more and more, with and without 8
+bits, until the latency (fastest backend) or the size (smallest of the files that `backends` read) is reached at a loss
+of at most `max_drop` points of validation accuracy with the backend that is named; after `minutes` no candidate is
+begun. latency/4 and size/4 are a quarter of what RUN has. Each candidate is measured with rounds=3 seconds=0.5. Writes
+the best in RUN-target, its file in export/; if it does not reach the target, it is the nearest, and the exit code is 3.
+If RUN itself reaches '2 ms' or '1 MB', it is named with its backend, and nothing is written.
 
 After Ctrl-C or a kill, the same command goes on with the ratios or candidates that were finished."""
 
