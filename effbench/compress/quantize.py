@@ -92,7 +92,7 @@ def quantize(source: Run, options: CompressOptions, folder: Path) -> Result:
                 made = _onnx(source, judge, own, exported, Path(name))
             else:
                 made = _openvino(source, judge, own, Path(exported["path"]))
-    _check_drop(made, own, judge)
+    _check_drop(made, own, judge, (source.summary["data"].get("counts") or {}).get("train"))
     stem = Path(exported["path"]).name.removesuffix(".onnx")
     bits = "bf16" if made.scheme == "bf16" else f"{made.scheme}-int8"
     target = folder / FILES / f"{stem}-{bits}{FORMATS[kind].suffix}"
@@ -136,12 +136,21 @@ def _require_libraries(own: QuantizeOptions) -> None:
         require_nncf()
 
 
-def _check_drop(made: Quantized, own: QuantizeOptions, judge: Judge) -> None:
+def _check_drop(made: Quantized, own: QuantizeOptions, judge: Judge, available: int | None) -> None:
+    """Raise ThresholdError if too much is lost.
+
+    Args:
+        made: the file.
+        own: options.
+        judge: of what is lost.
+        available: training samples of the run; None if that is not known.
+    """
     mixed = made.mixed
     if within(mixed.drop, own.max_drop):
         return
     even = f" even with {len(mixed.floating)} of {mixed.layers} layers in float32" if mixed.floating else ""
-    more = f", or calibration={4 * made.calibration}" if made.calibration else ""
+    all_taken = available is not None and (made.calibration or 0) >= available
+    more = f", or calibration={4 * made.calibration}" if made.calibration and not all_taken else ""
     lost, allow = f"loses {mixed.drop:.2f} {judge.unit}", "Allow more with max_drop, or try"
     if math.isinf(mixed.drop):
         lost, allow = "raises the loss from 0, of which there is no percentage,", "Try"
