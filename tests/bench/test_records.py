@@ -85,7 +85,7 @@ def test_a_backend_that_fails_at_a_large_batch_wins_at_1(
     assert "onnxruntime: failed at batch 8: its process was killed" in capsys.readouterr().out
 
 
-def test_a_library_that_is_missing_is_named_before_anything_is_timed(
+def test_a_missing_library_is_named_before_anything_is_timed(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Not after the minutes that the others take: without ONNX Runtime no file for it is written."""
