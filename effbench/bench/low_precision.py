@@ -11,7 +11,7 @@ from effbench.export.portable import Portable
 
 
 class InBfloat16(nn.Module):
-    """(N, ...) samples -> (N, K) float32 logits; normalisation and rescaling stay in float32.
+    """(N, ...) samples -> (N, K) float32 logits; the scaling of inputs and outputs stays in float32.
 
     Args:
         whole: a portable model in float32, which is copied.

@@ -35,7 +35,8 @@ class Arm:
         name: of the arm: its backend's, with ' again' for the control.
         backend: of BACKENDS.
         file: that it reads.
-        failed: why it is not measured any further; '' while it is.
+        failed: why nothing of it is measured; '' while something is.
+        failures: batch size -> why it is not measured with it any further.
         notes: of its runtime.
         processes: what was measured, one entry a process.
         batches: batch size -> a .npy file with the batch, where the arms do not share theirs.
@@ -45,9 +46,17 @@ class Arm:
     backend: str
     file: Path
     failed: str = ""
+    failures: dict[int, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     processes: list[dict[str, Any]] = field(default_factory=list)
     batches: Mapping[int, Path] = field(default_factory=dict)
+
+    def outcome(self) -> dict[str, Any]:
+        """Return status and reason for the arm's row; the reason of one that works names the batch sizes without it."""
+        if self.failed:
+            return {"status": "failed", "reason": self.failed}
+        reasons = "; ".join(f"failed at batch {size}: {why}" for size, why in self.failures.items())
+        return {"status": "ok", "reason": reasons or None}
 
 
 def answers_of(
@@ -84,7 +93,7 @@ def answers_of(
 
 
 def measure(arms: list[Arm], batches: Mapping[int, Path], options: BenchOptions, folder: Path) -> None:
-    """Measure all arms that have not failed, in place.
+    """Measure all arms that have not failed, in place. One that fails at a batch size keeps what is of the others.
 
     Args:
         arms: the arms.
@@ -95,7 +104,7 @@ def measure(arms: list[Arm], batches: Mapping[int, Path], options: BenchOptions,
     begun, blocks = time.monotonic(), 0
     for number in range(options.rounds):
         for size in batches:
-            living = [arm for arm in arms if not arm.failed]
+            living = [arm for arm in arms if not arm.failed and size not in arm.failures]
             log.info(f"round {number + 1} of {options.rounds}, batch {size}: {counted(len(living), 'arm')}")
             # every second round backwards: an arm does not always follow the same one
             _block(living if number % 2 == 0 else living[::-1], size, batches[size], number, options, folder)
@@ -103,6 +112,9 @@ def measure(arms: list[Arm], batches: Mapping[int, Path], options: BenchOptions,
         if number == 0:
             left = (time.monotonic() - begun) / blocks * len(batches) * (options.rounds - 1)
             log.info(f"about {human_span(left)} left")
+    for arm in arms:
+        if not arm.failed and arm.failures.keys() >= batches.keys():
+            arm.failed = "; ".join(dict.fromkeys(arm.failures.values()))
 
 
 def _block(arms: list[Arm], size: int, batch: Path, number: int, options: BenchOptions, folder: Path) -> None:
@@ -121,26 +133,33 @@ def _block(arms: list[Arm], size: int, batch: Path, number: int, options: BenchO
         for arm in arms:
             # one loads after the other, so that the times to load are of a machine without the others' work
             job = _job(arm, arm.batches.get(size, batch), options.threads, options.seconds / TURNS, f"batch-{size}")
-            if (started := _tried(arm, partial(_started, job, folder, options.threads, stack))) is not None:
+            if (started := _tried(arm, size, partial(_started, job, folder, options.threads, stack))) is not None:
                 process, facts = started
                 running.append((arm, process, {"round": number, "batch_size": size, **facts, "turns": []}))
         before = calibration_s()
         for turn in range(TURNS):
             for arm, process, record in running if turn % 2 == 0 else running[::-1]:
-                if not arm.failed and (got := _tried(arm, partial(process.ask, "go"))) is not None:
+                if size not in arm.failures and (got := _tried(arm, size, partial(process.ask, "go"))) is not None:
                     record["turns"].append(got)
         drift = calibration_s() / before
         for arm, process, record in running:
-            if not arm.failed and (last := _tried(arm, partial(process.ask, "end"))) is not None:
+            if size not in arm.failures and (last := _tried(arm, size, partial(process.ask, "end"))) is not None:
                 arm.processes.append({**record, **last, "drift": drift})
 
 
-def _tried(arm: Arm, step: Callable[[], Any]) -> Any:
-    """Return what the step returns; None and a reason in `arm` if the arm fails in it."""
+def _tried(arm: Arm, size: int, step: Callable[[], Any]) -> Any:
+    """Return what the step returns; None and a reason in `arm` if the arm fails in it.
+
+    Args:
+        arm: the arm.
+        size: samples of a batch; what earlier rounds have measured with it is dropped after a failure.
+        step: of its process.
+    """
     try:
         return step()
     except ArmError as error:
-        arm.failed = str(error)
+        arm.failures[size] = str(error)
+        arm.processes = [process for process in arm.processes if process["batch_size"] != size]
         return None
 
 

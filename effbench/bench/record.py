@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +14,12 @@ from effbench.bench.figure import latency_sheet
 from effbench.escaping import csv_cell
 from effbench.records import check_replaceable, replacing
 from effbench.redaction import redact, redact_environment
+from effbench.report.deployment import BENCH_BYTES
 from effbench.run.lock import holding
 from effbench.strict_json import json_text
+from effbench.units import human_bytes
+
+log = logging.getLogger(__name__)
 
 ELSEWHERE = "output=FOLDER"
 NAMES = ("bench.csv", "bench.svg", "bench.json")  # in the order in which they are written
@@ -47,8 +52,18 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> list[Path]:
     Raises:
         EffbenchError: the folder cannot be written.
     """
-    csv_text, figure, record_text = _csv(record), latency_sheet(record), json_text(redact(record))
+    csv_text, figure, record_text = _csv(record), latency_sheet(record), _json(record)
     return write_files(folder, dict(zip(NAMES, (csv_text, figure, record_text), strict=True)))
+
+
+def _json(record: Mapping[str, Any]) -> str:
+    """Return the text of bench.json, which `effbench report` reads: of very many processes without theirs."""
+    text = json_text(redact(record))
+    if len(redact_environment(text).encode(errors="backslashreplace")) < BENCH_BYTES:
+        return text
+    most = human_bytes(BENCH_BYTES)
+    log.info(f"note: bench.json has no numbers of single processes, with which it would exceed {most}")
+    return json_text(redact({**record, "processes": {}}))
 
 
 def write_files(folder: Path, texts: Mapping[str, str | None]) -> list[Path]:

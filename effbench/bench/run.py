@@ -6,7 +6,6 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from effbench.bench.verdict import CONTROL_BOUND, Candidate, trust, verdict
 from effbench.bench.worker import TIMED_CALLS, WARM_UP_CALLS
 from effbench.errors import EffbenchError, first_line
 from effbench.report.deployment import OFFLINE, SCHEMA, SINGLE_STREAM
-from effbench.report.environment import environment
+from effbench.report.environment import environment, installed
 from effbench.units import counted
 
 log = logging.getLogger(__name__)
@@ -55,8 +54,7 @@ def bench_source(source: Source, options: BenchOptions) -> dict[str, Any]:
         control = Arm(first.name + AGAIN, first.backend, first.file)
         measure([*working, control], batch_files(source, options, folder), options, folder)
     for arm in working:
-        if arm.failed:
-            rows[arm.name] |= {"status": "failed", "reason": arm.failed}
+        rows[arm.name] |= arm.outcome()
     measured = [arm for arm in working if not arm.failed]
     if not measured:  # an earlier result stays
         raise EffbenchError(_none_works(rows))
@@ -96,6 +94,9 @@ def answering(source: Source, options: BenchOptions, folder: Path) -> tuple[dict
     check_batch(options.sizes[-1], sample_bytes, len(chosen) + 1)
     log.info(f"writing the files of {counted(len(chosen), 'backend')}")
     prepared = prepare(source, chosen, folder, max(ANSWER_BATCH, *options.sizes))
+    for name, reason in prepared.failed.items():
+        # now, and not after minutes of measurement: a library may be missing
+        _say_left_out(name, reason)
     samples = save_array(folder / "samples.npy", source.samples)
     reference, reference_name = reference_answers(source), "the model in torch"
     rows: dict[str, dict[str, Any]] = {}
@@ -127,9 +128,14 @@ def answering(source: Source, options: BenchOptions, folder: Path) -> tuple[dict
         if arm.failed:
             missing = f" (pip install 'effbench[{backend.extra}]')" if "No module named" in arm.failed else ""
             row |= {"status": "failed", "reason": arm.failed + missing}
+            _say_left_out(backend.name, row["reason"])
         else:
             arms.append(arm)
     return rows, arms
+
+
+def _say_left_out(name: str, reason: str) -> None:
+    log.warning(f"{name} is left out: {reason}")
 
 
 def _readers(source: Source) -> tuple[str, ...]:
@@ -200,7 +206,7 @@ def _record(
 def surroundings(options: BenchOptions) -> dict[str, Any]:
     """Return the machine, and the versions of the libraries that the backends run on."""
     libraries = sorted({library for name in options.chosen for library in BACKENDS[name].libraries})
-    return {**environment(), "bf16": has_bf16(), **{name: _version(name) for name in libraries}}
+    return {**environment(), "bf16": has_bf16(), **{name: installed(name) for name in libraries}}
 
 
 def _options(options: BenchOptions) -> dict[str, Any]:
@@ -241,10 +247,3 @@ def _short(process: Mapping[str, Any]) -> dict[str, Any]:
         for turn in process["turns"]
     ]
     return {**process, "turns": turns}
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

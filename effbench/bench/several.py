@@ -91,9 +91,9 @@ def _add_estimates(row: dict[str, Any], arm: Arm | None, sizes: Sequence[int]) -
     """Complete the row of a backend in place, by what was measured of its arm."""
     for key in row.keys() - {"backend", *_KEPT}:
         del row[key]
-    if arm is not None and arm.failed:
-        row |= {"status": "failed", "reason": arm.failed}
-    elif arm is not None:
+    if arm is not None:
+        row |= arm.outcome()
+    if arm is not None and not arm.failed:
         row["batches"] = {str(size): estimates(own, size) for size in sizes if (own := at_size(arm.processes, size))}
 
 

@@ -28,7 +28,7 @@ def print_record(record: Mapping[str, Any]) -> None:
     _print_throughput(working, record)
     print()
     for arm in record["arms"]:
-        if arm["status"] != "ok":
+        if arm["reason"]:  # also of one that failed at some batch sizes
             print_sentence(out, arm["reason"], head=f"{arm['backend']}: ")
     for arm in working:
         for note in arm.get("notes", ()):

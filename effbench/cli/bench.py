@@ -28,7 +28,8 @@ HELP = f"""usage: effbench bench RUN|FILE [backends=[NAME,...]] [batch_sizes=[1,
 Measures the inference of a trained run, of a file that `effbench export` wrote, or of a model with untrained weights
 (then no accuracy is reported). Backends: eager, channels_last, bf16, torchscript, torch_export, onnxruntime,
 openvino_f32, openvino_bf16; only if named, because they take minutes: executorch, aot_inductor, compile. The runtimes
-need the extras effbench[onnx], [openvino] and [executorch]. One that does not work here is a line with its reason. A
+need the extras effbench[onnx], [openvino] and [executorch]: install the first two before, pip install
+'effbench[onnx,openvino]'. One that does not work here is named before anything is timed, and a line with its reason. A
 FILE of format={", ".join(PROGRAMS)} is a program: trust=true runs it. All is measured on the
 CPU, in every mode, whatever device= says.
 
@@ -38,6 +39,9 @@ round take turns of a fraction of a second. After 10 calls to warm up, a process
 over rounds; time to load, peak memory, file size; on `samples` validation samples, accuracy and how far outputs move.
 The fastest is named for latency (single stream) and throughput (offline) among those that lose at most `max_drop`
 points of accuracy, if it can be distinguished: the first backend is measured twice as a control.
+
+The usual backends take minutes: a process for each of them and one control, batch size and round. After the first round
+the time that is left is said. A first look: backends=[eager,onnxruntime] batch_sizes=[1] rounds=3.
 
 Writes bench.json, bench.csv and bench.svg (latency by batch size) to RUN/bench, to bench/ beside FILE, or to
 output=FOLDER; of an untrained model only with output=FOLDER.

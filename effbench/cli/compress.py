@@ -15,7 +15,7 @@ from effbench.run.load import targets_from
 from effbench.strict_json import print_json
 
 HELP = """usage: effbench compress RUN method=quantize [scheme=auto|static|dynamic|bf16] [backend=onnxruntime|openvino]
-                         [calibration=128|auto] [max_drop=0.5]
+                         [calibration=128|auto] [max_drop=0.5] [weight_bits=auto|7|8]
        effbench compress RUN method=structured [ratio=0.5] [round_to=8] [steps=1] [epochs=3] [lr=LR] [distill=true]
        effbench compress RUN method=unstructured [ratio=0.5] [steps=1] [epochs=3] [lr=LR] [distill=true]
        effbench compress RUN method=structured|unstructured sweep=0.1,0.3,0.5,0.7 [options of the method]
@@ -31,7 +31,8 @@ test samples, with the interval of what is lost; parameters, MACs and file size;
 quantize: weights and activations in 8 bits, in an ONNX file (extra effbench[onnx]) or an OpenVINO file
 (effbench[compress]). scheme=static takes the activations' ranges from `calibration` training samples (auto: the fewest
 of 8, 32, 128, 512 that hold the bound), dynamic from each input, for ONNX Runtime only; scheme=auto takes dynamic for
-texts and for models with attention if backend=onnxruntime, else static; scheme=bf16 only stores weights in 16 bits. If
+texts and for models with attention if backend=onnxruntime, else static; scheme=bf16 only stores weights in 16 bits.
+weight_bits=7 makes an ONNX file for processors without VNNI or the like; auto does so where this one has none. If
 more than `max_drop` points of validation accuracy are lost (without accuracy: percent of the loss), the layers that
 move outputs most stay in float32, as few as hold it (OpenVINO: as NNCF's accuracy control chooses); exit code 3 if none
 does.
@@ -45,12 +46,12 @@ RUN's answers.
 sweep: a run a ratio in RUN-METHOD-sweep, with tradeoff.json, .csv and .svg: accuracy against latency and size. A ratio
 that fails is named, the others are kept, and the exit code is 1.
 
-target: tries 8 bits for both runtimes, then structured pruning by more and more, with and without 8 bits, until the
-latency (fastest backend) or the size (smallest exported file) is reached at a loss of at most `max_drop` points of
-validation accuracy with the backend that is named; after `minutes` no candidate is begun. latency/4 and size/4 are a
-quarter of what RUN has. Each candidate is measured with rounds=3 seconds=0.5. Writes the best in RUN-target, its file
-in export/; if it does not reach the target, it is the nearest, and the exit code is 3. If RUN itself reaches '2 ms' or
-'1 MB', it is named with its backend, and nothing is written.
+target: tries 8 bits for both runtimes, for a size also 16, then structured pruning by more and more, with and without 8
+bits, until the latency (fastest backend) or the size (smallest of the files that `backends` read) is reached at a loss
+of at most `max_drop` points of validation accuracy with the backend that is named; after `minutes` no candidate is
+begun. latency/4 and size/4 are a quarter of what RUN has. Each candidate is measured with rounds=3 seconds=0.5. Writes
+the best in RUN-target, its file in export/; if it does not reach the target, it is the nearest, and the exit code is 3.
+If RUN itself reaches '2 ms' or '1 MB', it is named with its backend, and nothing is written.
 
 After Ctrl-C or a kill, the same command goes on with the ratios or candidates that were finished."""
 

@@ -1,7 +1,11 @@
-"""What a changed model loses on validation samples: the number that max_drop bounds. The test split is not read."""
+"""What a changed model loses on validation samples: the number that max_drop bounds. The test split is not read.
+
+Of a run without a validation split these are training samples, which is said; who asks for a bound is refused.
+"""
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,9 +18,13 @@ from effbench.bench.answers import held_samples, judged, part_samples
 from effbench.bench.sources import Source
 from effbench.compress.mixed import Judged
 from effbench.data.splits import Split, representative_sample
+from effbench.errors import ConfigError
 from effbench.export.interface import Forward
+from effbench.report.compression import judged_on
 from effbench.run.evaluate import check_same_data
 from effbench.run.run import Run
+
+log = logging.getLogger(__name__)
 
 MOST = 2_000  # validation samples: many candidates are tried
 POINTS, PERCENT = "points of accuracy", "percent of the loss"  # what a drop is of
@@ -31,21 +39,29 @@ class Judge:
 
     Attributes:
         unit: of the drop, for messages.
+        split: of the samples: 'val', or 'train' of a run without validation.
     """
 
     def __init__(self, run: Run, checkpoint: str):
         self._run, self._modality = run, run.modality()
         # the model's outputs are held for as long as candidates are compared with them
         most = held_samples(MOST, output_shape(run), self._modality.unit)
-        _, self._split, _ = tested_split(run, "val", most)
+        self.split, self._split, _ = tested_split(run, "val", most)
+        if self.split != "val":
+            log.info(f"note: the run has no validation split: what is lost is judged on {self.samples}")
         self._reference = answers(run, checkpoint, self._split)
         targets = self._modality.targets(self._split.labels, torch.arange(len(self._split)), {})
         self._source = Source({}, torch.empty(0), self._modality.unit, targets=targets, task=run.task)
         self._loss = float(judged(self._source, self._reference, self._reference)["metrics"]["loss"])
         self.unit = POINTS if run.task.kind == "class" else PERCENT
 
+    @property
+    def samples(self) -> str:
+        """What the samples are, in messages."""
+        return judged_on(self.split)
+
     def outputs(self, run: Run) -> Tensor:
-        """Return the outputs of a compressed run for the validation samples."""
+        """Return the outputs of a compressed run for the samples."""
         return answers(run, "best", self._split)
 
     def judged(self, forward: Forward) -> Judged:
@@ -56,12 +72,12 @@ class Judge:
     def drop(self, outputs: Tensor) -> float:
         """Return the points of accuracy that are lost; for other tasks, by how many percent the loss rises.
 
-        outputs: (N, ...), for the validation samples.
+        outputs: (N, ...), for the samples.
         """
         return float(self.facts(outputs)["drop"])
 
     def facts(self, outputs: Tensor) -> dict[str, Any]:
-        """Return the drop, its interval if it is of accuracy, what it is of, and both losses, for a record.
+        """Return the drop, its interval if it is of accuracy, what it is of, both losses and the split, for a record.
 
         outputs: as in `drop`.
         """
@@ -70,11 +86,27 @@ class Judge:
         of_class = self._run.task.kind == "class"
         drop = float(found["lost"]["estimate"]) if of_class else risen(self._loss, loss)
         ends = {end: float(found["lost"][end]) if of_class else None for end in ("low", "high")}
-        return {"drop": drop, **ends, "of": self.unit, "loss_before": self._loss, "loss_after": loss}
+        losses = {"loss_before": self._loss, "loss_after": loss}
+        return {"drop": drop, **ends, "of": self.unit, **losses, "split": self.split}
 
     def _answers(self, forward: Forward) -> Tensor:
         chunks = torch.arange(len(self._split)).split(self._run.config.data.eval_batch_size)
         return torch.cat([forward(self._modality.portable(self._split.inputs[rows])) for rows in chunks])
+
+
+def check_validation(split: str, key: str, remedy: str) -> None:
+    """Raise ConfigError if a bound would be judged on training samples, which the model knows.
+
+    Args:
+        split: name of the split that is judged on.
+        key: what the user has set, with its value.
+        remedy: what else they may do.
+    """
+    if split != "val":
+        raise ConfigError(
+            f"{key} is judged on validation samples, and this run has no validation split, only {judged_on(split)}, "
+            f"which the model has learnt. {remedy}, or train the run with data.val_fraction above 0."
+        )
 
 
 def risen(before: float, after: float) -> float:

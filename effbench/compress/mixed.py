@@ -78,7 +78,7 @@ def within_bound(quantizer: Quantizer, judge: Callable[[bytes], Judged], bound: 
     """
     content, count = quantizer.content(), len(quantizer.layers)
     lost = judge(content).drop
-    log.info(f"all {count} layers quantized: {lost:+.2f} lost on validation samples (max_drop={bound:g})")
+    log.info(f"all {count} layers quantized: {lost:+.2f} lost (max_drop={bound:g})")
     if within(lost, bound) or count < 2:
         return Mixed(lost, lost, count), content
     sensitivity = _sensitivity(quantizer, judge)

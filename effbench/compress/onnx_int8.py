@@ -21,6 +21,12 @@ BATCH = 32  # calibration samples of a call: the values of all layers are in mem
 STATIC, DYNAMIC = ("Conv", "Gemm", "MatMul"), ("Gemm", "MatMul", "Gather", "LSTM")
 
 
+def bits_here() -> int:
+    """Return the bits of weights that this processor multiplies without saturation."""
+    # without VNNI two products of 8 bits may exceed the 16 bits that they are added in
+    return 8 if has_int8_products() else 7
+
+
 class OnnxInt8:
     """One float32 file to be quantized, several times, with the ranges of its activations taken once.
 
@@ -28,13 +34,14 @@ class OnnxInt8:
         file: the float32 file.
         folder: for temporary files.
         samples: calibration samples as the file takes them, float32 (N, ...); None: ranges are taken at run time.
+        bits: of the weights, 7 or 8; None: those that fit this processor.
 
     Attributes:
         layers: names of the layers with weights.
     """
 
-    def __init__(self, file: Path, folder: Path, samples: Tensor | None):
-        self._samples = samples
+    def __init__(self, file: Path, folder: Path, samples: Tensor | None, bits: int | None = None):
+        self._samples, self._bits = samples, bits or bits_here()
         self._ranges, self._made = folder / "ranges.json", folder / "quantized.onnx"
         self._prepared = folder / "prepared.onnx"
         _prepare(file, self._prepared)
@@ -64,8 +71,7 @@ class OnnxInt8:
             "weight_type": QuantType.QInt8,
             "nodes_to_exclude": list(floating),
             "nodes_to_quantize": list(only),
-            # without VNNI two products of 8 bits may exceed the 16 bits that they are added in: weights of 7 bits
-            "reduce_range": not has_int8_products(),
+            "reduce_range": self._bits == 7,
         }
         with quiet():
             if self._samples is None:

@@ -92,7 +92,7 @@ class OpenvinoInt8:
         whole = Mixed(lost, lost, count, _floating(self._quantized))
         if within(lost, bound):
             return whole, content
-        log.info(f"all {count} layers quantized: {lost:+.2f} lost on validation samples (max_drop={bound:g})")
+        log.info(f"all {count} layers quantized: {lost:+.2f} lost (max_drop={bound:g})")
         controlled = self._controlled(judge, bound)
         floating = _floating(controlled)
         if len(floating) == count:  # it gave up: that is the float32 file

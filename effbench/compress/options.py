@@ -16,6 +16,7 @@ ELSEWHERE = "output=FOLDER"  # the remedy in messages about the folder
 SCHEMES = ("auto", "static", "dynamic", "bf16")
 AUTO = "auto"
 CALIBRATIONS = (8, 32, 128, 512)
+WEIGHT_BITS = (7, 8)
 RUNTIMES = ("onnxruntime", "openvino")
 _MAX_DROP = "points of accuracy, a number >= 0, such as 0.5"
 
@@ -32,12 +33,14 @@ class QuantizeOptions:
         calibration: training samples from which 'static' takes ranges, 128 if it is not set; 'auto': the fewest of
             CALIBRATIONS with which all layers in 8 bits hold max_drop. Other schemes take none.
         max_drop: points of validation accuracy that may be lost; layers stay in float32 until it holds.
+        weight_bits: 7 or 8, for ONNX Runtime only; None or 'auto': 8 on processors with VNNI or the like, else 7.
     """
 
     scheme: str = "auto"
     backend: str = "onnxruntime"
     calibration: int | str | None = None
     max_drop: float = 0.5
+    weight_bits: int | str | None = None
 
     def __post_init__(self) -> None:
         _one_of("scheme", self.scheme, SCHEMES)
@@ -57,6 +60,28 @@ class QuantizeOptions:
         NON_NEGATIVE.check(self.max_drop, "max_drop", _MAX_DROP)
         if self.scheme == "dynamic" and self.backend != "onnxruntime":
             raise ConfigError(f"scheme=dynamic needs backend=onnxruntime; got {self.backend}. Leave one of them out.")
+        self._check_bits()
+
+    @property
+    def bits(self) -> int | None:
+        """Bits of the weights; None: those that fit this processor."""
+        return self.weight_bits if isinstance(self.weight_bits, int) else None
+
+    def _check_bits(self) -> None:
+        if self.weight_bits in (None, AUTO):
+            object.__setattr__(self, "weight_bits", None)  # results of older versions have none in their record
+            return
+        if type(self.weight_bits) is not int or self.weight_bits not in WEIGHT_BITS:
+            raise ConfigError(f"weight_bits must be 7, 8 or auto; got {shown(self.weight_bits)}.")
+        if self.backend != "onnxruntime":
+            raise ConfigError(
+                f"weight_bits={self.weight_bits} needs backend=onnxruntime; got {self.backend}, whose weights have the "
+                "bits that fit the processor they are made on. Leave one of them out."
+            )
+        if self.scheme == "bf16":
+            raise ConfigError(
+                f"weight_bits={self.weight_bits} is for weights in 8 bits; scheme=bf16 stores 16. Leave one out."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +178,7 @@ class CompressOptions:
         own: options of the method; None: its defaults.
         checkpoint: of the run: 'best', 'last' or the name of a checkpoint.
         bench: how before and after are measured.
+        asked: the user has set max_drop of the method, so that a run without validation samples is refused.
         bounded: of a search: a backend with which more than bench.max_drop is lost in all is not named the fastest.
 
     Raises:
@@ -164,6 +190,7 @@ class CompressOptions:
     checkpoint: str = "best"
     bench: BenchOptions = field(default_factory=measuring)
     bounded: bool = False
+    asked: bool = False
 
     def __post_init__(self) -> None:
         _one_of("method", self.method, tuple(METHOD_OPTIONS))
@@ -236,4 +263,5 @@ def compress_options(method: str, checkpoint: str, given: Mapping[str, Any]) -> 
     """
     own = {key: value for key, value in given.items() if key not in BENCH_OPTIONS}
     bench = {key: value for key, value in given.items() if key in BENCH_OPTIONS}
-    return CompressOptions(method, method_options(method, own), checkpoint, measuring(**bench))
+    asked = "max_drop" in own
+    return CompressOptions(method, method_options(method, own), checkpoint, measuring(**bench), asked=asked)

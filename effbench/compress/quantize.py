@@ -17,9 +17,9 @@ from torch import Tensor
 
 from effbench import build
 from effbench.compress.bf16 import bf16_content
-from effbench.compress.drop import Judge
+from effbench.compress.drop import Judge, check_validation
 from effbench.compress.mixed import Judged, Mixed, within, within_bound
-from effbench.compress.onnx_int8 import OnnxInt8, has_attention
+from effbench.compress.onnx_int8 import OnnxInt8, bits_here, has_attention
 from effbench.compress.openvino_int8 import OpenvinoInt8, require_nncf
 from effbench.compress.options import (
     AUTO,
@@ -37,7 +37,6 @@ from effbench.export.files import publish_file
 from effbench.export.formats import FORMATS, load_exported, loaded
 from effbench.export.onnx_files import require_onnx
 from effbench.export.openvino_files import openvino_archive, require_openvino
-from effbench.processors import has_int8_products
 from effbench.records import naming_disk_faults
 from effbench.report.compression import FILES
 from effbench.run.compared import compared_samples
@@ -84,6 +83,8 @@ def quantize(source: Run, options: CompressOptions, folder: Path) -> Result:
     check_fits(source, kind, f"backend={own.backend}", "backend=onnxruntime")
     _require_libraries(own)
     judge = Judge(source, options.checkpoint)
+    if options.asked:
+        check_validation(judge.split, f"max_drop={own.max_drop:g}", "Leave max_drop out")
     with tempfile.TemporaryDirectory(prefix=".quantize-", dir=folder) as name:
         exported = export_loaded(source, Wanted("onnx", options.checkpoint, name, TOLERANCE, None, True, "file"))
         with _named_faults(own.backend, Path(name)):
@@ -91,12 +92,12 @@ def quantize(source: Run, options: CompressOptions, folder: Path) -> Result:
                 made = _onnx(source, judge, own, exported, Path(name))
             else:
                 made = _openvino(source, judge, own, Path(exported["path"]))
-    _check_drop(made, own, judge.unit)
+    _check_drop(made, own, judge, (source.summary["data"].get("counts") or {}).get("train"))
     stem = Path(exported["path"]).name.removesuffix(".onnx")
     bits = "bf16" if made.scheme == "bf16" else f"{made.scheme}-int8"
     target = folder / FILES / f"{stem}-{bits}{FORMATS[kind].suffix}"
     about = {"scheme": made.scheme, **made.mixed.facts(), "calibration": made.calibration}
-    about["weight_bits"] = 16 if made.scheme == "bf16" else 8 if has_int8_products() else 7
+    about["weight_bits"] = 16 if made.scheme == "bf16" else own.bits or bits_here()
     about["calibrations"] = {str(count): drop for count, drop in made.tried.items()}
     _publish(
         source,
@@ -135,17 +136,26 @@ def _require_libraries(own: QuantizeOptions) -> None:
         require_nncf()
 
 
-def _check_drop(made: Quantized, own: QuantizeOptions, unit: str) -> None:
+def _check_drop(made: Quantized, own: QuantizeOptions, judge: Judge, available: int | None) -> None:
+    """Raise ThresholdError if too much is lost.
+
+    Args:
+        made: the file.
+        own: options.
+        judge: of what is lost.
+        available: training samples of the run; None if that is not known.
+    """
     mixed = made.mixed
     if within(mixed.drop, own.max_drop):
         return
     even = f" even with {len(mixed.floating)} of {mixed.layers} layers in float32" if mixed.floating else ""
-    more = f", or calibration={4 * made.calibration}" if made.calibration else ""
-    lost, allow = f"loses {mixed.drop:.2f} {unit}", "Allow more with max_drop, or try"
+    all_taken = available is not None and (made.calibration or 0) >= available
+    more = f", or calibration={4 * made.calibration}" if made.calibration and not all_taken else ""
+    lost, allow = f"loses {mixed.drop:.2f} {judge.unit}", "Allow more with max_drop, or try"
     if math.isinf(mixed.drop):
         lost, allow = "raises the loss from 0, of which there is no percentage,", "Try"
     raise ThresholdError(
-        f"method=quantize scheme={made.scheme} {lost} on validation samples{even}; max_drop is {own.max_drop:g}. "
+        f"method=quantize scheme={made.scheme} {lost} on {judge.samples}{even}; max_drop is {own.max_drop:g}. "
         f"Nothing was written. {allow} another scheme{more}."
     )
 
@@ -195,7 +205,7 @@ def _onnx(source: Run, judge: Judge, own: QuantizeOptions, exported: Mapping[str
 
     Args:
         source: the run.
-        judge: of its validation samples.
+        judge: of what is lost.
         own: options.
         exported: record of the float32 file, with its path.
         folder: for temporary files.
@@ -209,13 +219,13 @@ def _onnx(source: Run, judge: Judge, own: QuantizeOptions, exported: Mapping[str
         content, layers = bf16_content(file)
         return _bf16(content, layers, judged(content).drop)
     if scheme == "dynamic":
-        mixed, content = within_bound(OnnxInt8(file, folder, None), judged, own.max_drop)
+        mixed, content = within_bound(OnnxInt8(file, folder, None, own.bits), judged, own.max_drop)
         return Quantized(content, scheme, mixed, None)
 
     def quantizer(samples: Tensor) -> OnnxInt8:
         place = folder / f"calibration-{len(samples)}"
         place.mkdir()
-        return OnnxInt8(file, place, samples)
+        return OnnxInt8(file, place, samples, own.bits)
 
     made, samples, tried = _calibrated(source, own, judged, quantizer)
     mixed, content = within_bound(made, judged, own.max_drop)
@@ -227,7 +237,7 @@ def _openvino(source: Run, judge: Judge, own: QuantizeOptions, file: Path) -> Qu
 
     Args:
         source: the run.
-        judge: of its validation samples.
+        judge: of what is lost.
         own: options.
         file: the float32 ONNX file.
     """

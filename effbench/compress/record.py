@@ -6,20 +6,25 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from effbench.bench.backends import has_bf16
 from effbench.compress.options import CompressOptions
+from effbench.processors import has_int8_products
 from effbench.records import write_text
 from effbench.redaction import redact
 from effbench.report.compression import NAME, SCHEMA, read_compression
+from effbench.report.environment import environment, installed
 from effbench.strict_json import json_text
 from effbench.training.checkpoint_files import read_manifest
 from effbench.training.manifest import weights_digest
 
 if TYPE_CHECKING:
     from effbench.run.run import Run
+
+
+_LIBRARIES = ("effbench", "torch", "onnx", "onnxruntime", "openvino", "nncf", "torch-pruning")
 
 
 @dataclass(frozen=True)
@@ -79,8 +84,17 @@ def plan_of(source: Run, checkpoint: str, options: object) -> str:
         options: dataclasses of plain values.
     """
     weights = weights_digest(read_manifest(source.checkpoint(checkpoint).resolve()))
-    parts = (version("effbench"), str(source.folder.resolve()), weights, source.config.to_dict(), options)
+    parts = (_machine(), str(source.folder.resolve()), weights, source.config.to_dict(), options)
     return hashlib.sha256(repr(parts).encode(errors="backslashreplace")).hexdigest()
+
+
+def _machine() -> dict[str, object]:
+    """Return what results are made and measured on: latencies of other processors and versions are not compared."""
+    about = environment()
+    found = {key: about[key] for key in ("cpu", "cpu_capability")}
+    # processors of one name may differ in both; without products of 8 bits, quantized weights have 7
+    found |= {"bf16": has_bf16(), "int8_products": has_int8_products()}
+    return {**found, **{name: installed(name) for name in _LIBRARIES}}
 
 
 def options_record(options: CompressOptions) -> dict[str, Any]:

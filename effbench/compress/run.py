@@ -14,9 +14,10 @@ from effbench.compress.quantize import quantize
 from effbench.compress.record import Result, options_record, source_facts, write_compression
 from effbench.compress.structured import structured
 from effbench.compress.unstructured import unstructured
-from effbench.disk import pointed
 from effbench.guarded import METRICS_BYTES, read_bytes
 from effbench.records import replacing, write_summary
+from effbench.report.compression import best_or_last
+from effbench.run.export_file import write_beside
 from effbench.run.load import load_run
 from effbench.run.run import Run
 
@@ -63,8 +64,10 @@ def compress_loaded(source: Run, options: CompressOptions, folder: Path, final: 
     if not summary["metrics"]:
         whole["data"] = _evaluated(summary["data"], found.facts["test"])
     write_summary(folder, whole)
-    record |= {**found.facts, "checkpoint": pointed(folder / "checkpoints" / "best")}
+    record |= {**found.facts, "checkpoint": best_or_last(folder)}
     write_compression(folder, record)
+    if result.file:
+        write_beside(loaded_result(folder, source))  # loaded again: the card has the metrics of the result
     return record
 
 

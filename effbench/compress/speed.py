@@ -123,9 +123,9 @@ def _record(
     by_name = {arm.name: arm for arm in arms}
     for row in rows:
         arm = by_name.get(f"{row['side']} {row['backend']}")
-        if arm is not None and arm.failed:
-            row |= {"status": "failed", "reason": arm.failed}
-        elif arm is not None:
+        if arm is not None:
+            row |= arm.outcome()
+        if arm is not None and not arm.failed:
             row["batches"] = {
                 str(size): estimates(own, size) for size in options.sizes if (own := at_size(arm.processes, size))
             }

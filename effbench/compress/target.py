@@ -25,7 +25,8 @@ class Target:
         text: as the user wrote it.
         latency: True for a latency, False for the size of a file.
         most: seconds or bytes; of a relative one, the part of what the run has.
-        relative: `most` is a part of the run's own latency (fastest backend) or size (of its ONNX file).
+        relative: `most` is a part of the run's own latency (fastest backend) or size (smallest file that one of
+            `backends` reads).
     """
 
     text: str

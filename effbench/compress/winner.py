@@ -23,6 +23,7 @@ from effbench.export.files import record_path
 from effbench.records import naming_disk_faults, write_text
 from effbench.report.compression import FILES, NAME, PRUNED
 from effbench.run.export import export_loaded
+from effbench.run.export_file import write_beside
 from effbench.run.export_options import TOLERANCE, Wanted
 from effbench.run.run import Run
 from effbench.stats import Interval
@@ -132,6 +133,7 @@ def keep(best: Candidate, source: Run, hidden: Path, final: Path, facts: Mapping
     record = _rewrite(chosen, before, {"search": dict(facts)})
     if best.pruned is not None and record.get("file"):
         _name_run(record_path(chosen / FILES / record["file"]), final / PRUNED)
+        write_beside(loaded_result(chosen, source))  # its card tells what both steps have lost
     elif facts["file"] and not record.get("file"):
         _name_run(record_path(chosen / FILES / facts["file"]), final)
     return record

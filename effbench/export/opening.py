@@ -128,7 +128,7 @@ def _warn_of_weights(path: Path, record: Mapping[str, Any]) -> None:
     if isinstance(quantized, dict) and quantized.get("weight_bits") == 8 and not has_int8_products():
         log.warning(
             f"{path.name} has weights of 8 bits, for processors with VNNI or the like. On this one, sums of their "
-            "products may saturate, and answers with them be wrong: compress the run here, for weights of 7 bits"
+            "products may saturate, and answers with them be wrong: compress the run here, or with weight_bits=7"
         )
 
 
@@ -176,6 +176,8 @@ def _wrong_field(record: Mapping[str, Any]) -> str | None:
     given = record["input"]
     if not isinstance(given.get("name"), str) or given.get("dtype") not in tuple(_SIDES):  # a list has no hash
         return "input needs a name, and a dtype of float32 or int64"
+    if not given["name"].isprintable():
+        return f"input.name must be of printable characters; got {shown(given['name'])[:100]}"
     if "lengths" in given:
         lengths = given["lengths"]
         if not isinstance(lengths, dict) or not all(_is_side(lengths.get(key)) for key in ("least", "most")):

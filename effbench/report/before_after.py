@@ -12,7 +12,7 @@ from effbench.errors import ConfigError, shown
 from effbench.escaping import for_terminal
 from effbench.metrics import LOSS, display_of
 from effbench.report.backend_fronts import backend_fronts
-from effbench.report.compression import FILES, NAME, PRUNED, read_compression, trained_since
+from effbench.report.compression import FILES, NAME, PRUNED, judged_on, read_compression, trained_since
 from effbench.report.deployment import main_metric, three
 from effbench.report.figures import Figure
 from effbench.units import counted, human_bytes, human_count
@@ -203,13 +203,27 @@ def sentences(record: Mapping[str, Any]) -> list[str]:
     found += [*_fastest_sentence(speed)]
     found += _left_out_sentences(speed, record)
     found += [_speed_sentence(pair, speed["margin"], record["method"]) for pair in pairs]
-    found += [f"{arm['side']} {arm['backend']}: {arm['reason']}" for arm in speed["arms"] if arm["status"] != "ok"]
+    found += [f"{arm['side']} {arm['backend']}: {arm['reason']}" for arm in speed["arms"] if arm.get("reason")]
     found += [f"Doubt: {reason}." for reason in speed["doubts"]]
     # records of before 2026-11-30 do not say
     if not record["test"].get("same_data", True):
         found.append("Doubt: the data have changed since the training (another sha256), and with them the samples.")
+    found += _same_samples(record)
     found += [str(note) for note in record["details"].get("notes", ())]
     return [for_terminal(text) for text in found]
+
+
+def _same_samples(record: Mapping[str, Any]) -> Iterator[str]:
+    """Yield that a result is of samples that chose it, or that a bound was judged on samples that the model knows."""
+    of = (record.get("validation") or {}).get("split")
+    if of is None:  # older records
+        return
+    split = record["test"]["split"]
+    if split == of:
+        why = "which chose the result too: the run has no test split"
+        yield f"Doubt: what is lost is told of {judged_on(split)}, {why}."
+    if of == "train" and (bound := (record.get("options") or {}).get("max_drop")) is not None:
+        yield f"Doubt: max_drop={bound:g} was judged on {judged_on(of)}, as the run has no validation split."
 
 
 def _left_out_sentences(speed: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
@@ -262,9 +276,9 @@ def _quantized_sentence(details: Mapping[str, Any]) -> Sequence[str]:
 def _bits_sentence(bits: int | None) -> Sequence[str]:
     """Return for which processors a file's weights are."""
     if bits == 8:
-        return ["8-bit weights: for processors with VNNI or the like; made on one without, they have 7 bits."]
+        return ["8-bit weights, for processors with VNNI or the like: on others, answers may be wrong; 7 bits fit all."]
     if bits == 7:
-        return ["7-bit weights, which fit every processor; made on one with VNNI or the like, they have 8 bits."]
+        return ["7-bit weights, which fit every processor; those with VNNI or the like can take 8 bits."]
     return []
 
 

@@ -59,6 +59,16 @@ def compressed_file(folder: Path) -> Path | None:
     return folder / FILES / record["file"] if record and record.get("file") else None
 
 
+def judged_on(split: str | None) -> str:
+    """Return the samples that a bound was judged on, in words. split: its name; None: of older records."""
+    return "training samples" if split == "train" else "validation samples"
+
+
+def best_or_last(folder: Path) -> str | None:
+    """Return the name of a run's best checkpoint, without validation of its last; None if it has neither."""
+    return pointed(folder / "checkpoints" / "best") or pointed(folder / "checkpoints" / "last")
+
+
 def trained_since(folder: Path, record: Mapping[str, Any]) -> str | None:
     """Return the best checkpoint of a result that was trained further since it was measured; None if it was not.
 
@@ -66,7 +76,7 @@ def trained_since(folder: Path, record: Mapping[str, Any]) -> str | None:
         folder: of the result.
         record: its compression.json.
     """
-    measured, now = record.get("checkpoint"), pointed(folder / "checkpoints" / "best")
+    measured, now = record.get("checkpoint"), best_or_last(folder)
     return None if measured is None or now == measured else now or "none"
 
 

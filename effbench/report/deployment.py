@@ -15,11 +15,12 @@ from effbench.guarded import MissingFileError, checked_version, read_bytes
 from effbench.metrics import display_of
 from effbench.report.backend_fronts import backend_fronts
 from effbench.report.figures import Figure, Series, figure
-from effbench.training.manifest import stated_digest
+from effbench.training.manifest import has_other_weights
 from effbench.units import article, counted, human_bytes
 
 SCHEMA = 1
 SINGLE_STREAM, OFFLINE = "single_stream", "offline"  # MLPerf Inference's names (arXiv:1911.02549)
+BENCH_BYTES = 16_000_000  # largest bench.json: about 2 kB a process, of which there are rounds x batch sizes x arms
 _MOST_ARMS = 30
 
 
@@ -27,7 +28,7 @@ def read_bench(folder: Path) -> dict[str, Any] | None:
     """Return bench.json of a folder; None if there is none. Raises ConfigError if it is damaged."""
     path = folder / "bench.json"
     try:
-        record = json.loads(read_bytes(path, follow_links=False).decode("utf-8"))
+        record = json.loads(read_bytes(path, BENCH_BYTES, follow_links=False).decode("utf-8"))
     except MissingFileError:
         return None
     except (ValueError, RecursionError) as error:
@@ -51,14 +52,16 @@ def deployment(folder: Path) -> tuple[dict[str, Any] | None, str]:
         return None, f"{folder / 'bench.json'} is damaged: {type(error).__name__}. Measure again: effbench bench RUN"
 
 
+def is_of_other_weights(run: Path, record: Mapping[str, Any]) -> bool:
+    """Return True if a run has other weights now than those that a record of bench, or a source's facts, are of."""
+    return has_other_weights(run, (record.get("checkpoint") or {}).get("name"), record.get("weights_sha256"))
+
+
 def _other_weights(run: Path, record: Mapping[str, Any]) -> Sequence[str]:
     """Return that the numbers are of weights that the run has no longer, where the record says which they were."""
-    digest = record.get("weights_sha256")
-    if digest is None:
+    if not is_of_other_weights(run, record):
         return []
     name, step = record["checkpoint"]["name"], record["checkpoint"]["step"]
-    if stated_digest(run, name) in (None, digest):
-        return []
     text = f"These numbers are of step {step}, and checkpoint {name} has other weights now. Measure again:"
     return [for_terminal(f"{text} effbench bench {run}")]
 
@@ -80,7 +83,7 @@ def _section(record: Mapping[str, Any]) -> dict[str, Any]:
         "heads": heads,
         "rows": [_row(arm, str(smallest), str(largest), metric) for arm in working],
         "notes": [
-            *(f"{arm['backend']}: {arm['reason']}" for arm in arms if arm["status"] != "ok"),
+            *(f"{arm['backend']}: {arm['reason']}" for arm in arms if arm.get("reason")),
             *sentences(record),
         ],
         "figures": [asdict(each) for each in drawn],

@@ -33,10 +33,10 @@ def environment() -> dict[str, Any]:
         memory_bytes = None
     cuda = torch.cuda.is_available()
     facts: dict[str, Any] = {
-        "effbench": _version("effbench"),
+        "effbench": installed("effbench"),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        **{name.replace("-", "_"): _version(name) for name in LIBRARIES},
+        **{name.replace("-", "_"): installed(name) for name in LIBRARIES},
         "cpu": _cpu_name(),
         "cores": affinity(),
         "cpu_quota": cpu_quota(),
@@ -53,7 +53,8 @@ def environment() -> dict[str, Any]:
 
 
 @cache  # a process keeps the libraries that it has imported
-def _version(name: str) -> str | None:
+def installed(name: str) -> str | None:
+    """Return the version of a distribution; None if it is not installed."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

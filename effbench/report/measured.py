@@ -15,7 +15,7 @@ from typing import Any
 
 from effbench.errors import ConfigError, first_line
 from effbench.report.compression import NAME, read_compression, trained_since
-from effbench.report.deployment import SINGLE_STREAM, read_bench
+from effbench.report.deployment import SINGLE_STREAM, is_of_other_weights, read_bench
 from effbench.stats import Interval
 from effbench.summary_schema import LARGEST
 from effbench.units import counted
@@ -153,7 +153,13 @@ def _of_bench(folder: Path) -> _Record:
         return _Record([])  # no record, none of its backends keeps the accuracy, or a batch of one was not measured
     best = record["verdicts"][SINGLE_STREAM]["best"]
     [arm] = [each for each in record["arms"] if each["backend"] == best]
-    return _Record([_measured(arm, record, record["options"]["threads"], BENCH)])
+    one = _measured(arm, record, record["options"]["threads"], BENCH)
+    return _Record([_unjudged(one) if is_of_other_weights(folder, record) else one])
+
+
+def _unjudged(one: Measured) -> Measured:
+    """Return a measurement whose weights the run has no longer: latency and size stay, its answers are others."""
+    return replace(one, metrics={}, samples=0)
 
 
 def _of_compression(folder: Path) -> _Record:
@@ -165,10 +171,13 @@ def _of_compression(folder: Path) -> _Record:
     source = os.path.realpath(folder / record["source"]["run"])
     test = record["test"]
     points = _interval(test["lost"]) if test["lost"] and test["lost_of"] == "accuracy" else None
-    after = sides["after"]
-    if trained_since(folder, record) is not None:  # latency and size stay; what is lost is of other weights
-        points, after = None, after and replace(after, metrics={}, samples=0)
-    return _Record([after] if after else [], sides["before"], source, Loss(source, points) if points else None)
+    before, after = sides["before"], sides["after"]
+    # what is lost is of the weights of both
+    if trained_since(folder, record) is not None:
+        points, after = None, after and _unjudged(after)
+    if is_of_other_weights(folder / record["source"]["run"], record["source"]):
+        points, before = None, before and _unjudged(before)
+    return _Record([after] if after else [], before, source, Loss(source, points) if points else None)
 
 
 def _side(speed: Mapping[str, Any], side: str) -> Measured | None:

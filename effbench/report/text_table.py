@@ -21,7 +21,7 @@ _WORD = 36  # a word of at most this length, such as a class with its module, is
 
 @dataclass(frozen=True)
 class TextColumn:
-    """A column of text.
+    """A column of text. Control characters of the texts, which may be a stranger's, become escapes such as \\x1b.
 
     Attributes:
         head: title, with line breaks.
@@ -34,6 +34,10 @@ class TextColumn:
     cells: Sequence[str]
     is_number: bool = True
     drop_order: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "head", for_terminal(self.head))
+        object.__setattr__(self, "cells", [*map(for_terminal, self.cells)])
 
     @property
     def width(self) -> int:

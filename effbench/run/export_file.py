@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,19 +27,11 @@ def export_file(run: Run, wanted: Wanted) -> dict[str, Any]:
     Raises:
         ConfigError: another format or layout was asked for than the file has, or something that would do nothing.
     """
-    from effbench.export.card import model_card
-    from effbench.export.script import predict_script
-    from effbench.report.before_after import card_lines
-
     assert isinstance(run, ExportedRun)
     record, file = run.opened.record, run.opened.path
     _check(run.folder, record["format"], record.get("opset"), wanted)
     target = (expanded(wanted.output) if wanted.output else file.parent) / file.name
-    program, lines = target.with_name(f"{target.name}.predict.py"), card_lines(run.folder)
-    sides = {
-        program: lambda facts: predict_script(facts, program.name),
-        target.with_name(f"{target.name}.README.md"): lambda facts: model_card(facts, run.summary, False, lines),
-    }
+    sides = _sides(run, target)
     kept = {key: value for key, value in record.items() if key not in _OF_FILE}
     check_replaceable([target, record_path(target), *sides], ELSEWHERE)
     with holding(target.parent, ELSEWHERE):
@@ -48,6 +41,25 @@ def export_file(run: Run, wanted: Wanted) -> dict[str, Any]:
             return {**record, "path": str(target)}
         facts = publish_file(target, file.read_bytes(), lambda _: kept, sides)
     return {**facts, "path": str(target)}
+
+
+def write_beside(run: Run) -> None:
+    """Write what an export has beside its file, a model card and a program, beside the file of a quantized run."""
+    assert isinstance(run, ExportedRun)
+    publish_sides(run.opened.record, _sides(run, run.opened.path))
+
+
+def _sides(run: ExportedRun, target: Path) -> dict[Path, Callable[[dict[str, Any]], str | None]]:
+    """Return side file -> function of the record that returns its text, or None for no such file."""
+    from effbench.export.card import model_card
+    from effbench.export.script import predict_script
+    from effbench.report.before_after import card_lines
+
+    program, lines = target.with_name(f"{target.name}.predict.py"), card_lines(run.folder)
+    return {
+        program: lambda facts: predict_script(facts, program.name),
+        target.with_name(f"{target.name}.README.md"): lambda facts: model_card(facts, run.summary, False, lines),
+    }
 
 
 def _check(folder: Path, format_name: str, opset: int | None, wanted: Wanted) -> None:

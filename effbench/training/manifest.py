@@ -38,3 +38,14 @@ def stated_digest(run: Path, checkpoint: object) -> str | None:
         return weights_digest(json.loads(read_bytes(saved / "manifest.json")))
     except (ConfigError, OSError, StopIteration, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def has_other_weights(run: Path, checkpoint: object, digest: object) -> bool:
+    """Return True if a run's checkpoint is there with other weights than a record was made of.
+
+    Args:
+        run: folder of the run.
+        checkpoint: its name in the record, which a stranger may have written.
+        digest: sha256 of the weights in the record; None: an older record, which does not say.
+    """
+    return digest is not None and stated_digest(run, checkpoint) not in (None, digest)

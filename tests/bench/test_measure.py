@@ -22,10 +22,11 @@ NAMES = ("a", "b", "c")
 
 
 class FakeProcess:
-    """Writes down what it is asked; a process of the arm in `failing` fails at its n-th question."""
+    """Writes down what it is asked; a process of the arm in `failing` fails at its n-th question, if of `only`."""
 
     asked: ClassVar[list[str]] = []
     failing: ClassVar[dict[str, int]] = {}
+    only: ClassVar[str] = ""  # end of the name of the batch
     living: ClassVar[set[str]] = set()
 
     def __init__(self, job: Mapping[str, Any], folder: Path, threads: int):
@@ -37,7 +38,7 @@ class FakeProcess:
     def ask(self, question: str = "load") -> dict[str, Any]:
         self.asked.append(f"{question} {self.name}")
         self.questions += 1
-        if self.questions == self.failing.get(self.name):
+        if self.questions == self.failing.get(self.name) and self.job["samples"].endswith(self.only):
             raise ArmError("it broke")
         return {"load_s": 1.0} if question == "load" else {"calls_s": [1.0]}
 
@@ -51,6 +52,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(measuring, "calibration_s", lambda: 1.0)
     monkeypatch.setattr(FakeProcess, "asked", [])
     monkeypatch.setattr(FakeProcess, "failing", {})
+    monkeypatch.setattr(FakeProcess, "only", "")
     return FakeProcess.asked
 
 
@@ -99,6 +101,21 @@ def test_an_arm_that_fails_does_not_stop_the_others(question: int, left: str, as
     # no question after its failure, also in later rounds
     assert [each for each in asked if each.endswith("b")][-1] == f"{left} b"
     assert sum(each.endswith("b") for each in asked) == question
+
+
+@pytest.mark.parametrize("question", [1, 3, TURNS + 2])
+def test_a_failure_at_one_batch_size_keeps_the_others(question: int, asked: list[str]) -> None:
+    FakeProcess.failing["b"], FakeProcess.only = question, "batch-8.npy"
+    arms = measured(rounds=3, sizes=(1, 8))
+    assert [arm.failed for arm in arms] == ["", "", ""]
+    assert [arm.outcome() for arm in arms[:2]] == [
+        {"status": "ok", "reason": None}, {"status": "ok", "reason": "failed at batch 8: it broke"},
+    ]  # fmt: skip
+    assert [(each["round"], each["batch_size"]) for each in arms[1].processes] == [(0, 1), (1, 1), (2, 1)]
+    assert all(len(process["turns"]) == TURNS for arm in arms for process in arm.processes)
+    assert len(arms[0].processes) == len(arms[2].processes) == 6
+    # no question with that batch size after its failure
+    assert sum(each.endswith("b") for each in asked) == question + 3 * (TURNS + 2)
 
 
 @pytest.mark.process

@@ -25,6 +25,7 @@ from effbench.compress.making import making
 from effbench.errors import ConfigError, ThresholdError
 from effbench.export import opening
 from effbench.export.opening import open_export
+from effbench.processors import has_int8_products
 from effbench.run.load import load_run
 from effbench.stats import paired_share_interval
 from tests.cli.conftest import Effbench
@@ -107,6 +108,22 @@ def test_the_file_is_about_a_quarter_and_has_integer_weights(quantized: Path) ->
 @pytest.mark.proof
 @pytest.mark.process
 @pytest.mark.slow
+def test_bits_of_weights_can_be_those_of_another_processor(run: Path, tmp_path: Path) -> None:
+    import onnx
+
+    bits, result = 7 if has_int8_products() else 8, tmp_path / "other"
+    assert cli.main(["compress", str(run), "method=quantize", *FEW, f"weight_bits={bits}", f"output={result}"]) == 0
+    found = record_of(result)
+    assert (found["options"]["weight_bits"], found["details"]["weight_bits"]) == (bits, bits)
+    graph = onnx.load(file_of(result)).graph
+    weights = [each for each in graph.initializer if each.data_type == onnx.TensorProto.INT8]
+    largest = max(int(np.abs(onnx.numpy_helper.to_array(each)).max()) for each in weights)
+    assert 2 ** (bits - 2) <= largest <= 2 ** (bits - 1)
+
+
+@pytest.mark.proof
+@pytest.mark.process
+@pytest.mark.slow
 def test_the_result_is_a_run_for_the_other_verbs(quantized: Path, effbench: Effbench, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(quantized, tmp_path / "copy"))
     code, out, _ = effbench("eval", str(copy), "--json")
@@ -123,7 +140,11 @@ def test_the_result_is_a_run_for_the_other_verbs(quantized: Path, effbench: Effb
     # in its own place: a kill while its only file is replaced would leave the run without the record
     own = [path for path in (copy / "export").iterdir() if path.suffix in (".onnx", ".json")]
     before = {path: path.stat().st_ino for path in own}
+    # compress wrote them already
+    sides = {path: path.read_text() for path in (copy / "export").iterdir() if path not in own}
+    assert [path.name.partition(".onnx.")[2] for path in sorted(sides)] == ["README.md", "predict.py"]
     assert effbench("export", str(copy))[0] == 0
+    assert {path: path.read_text() for path in (copy / "export").iterdir() if path not in own} == sides
     assert {path: path.stat().st_ino for path in own} == before
     [card] = (copy / "export").glob("*.README.md")
     assert "Scheme static, ranges from 32 training samples; all" in card.read_text()

@@ -20,6 +20,7 @@ from effbench.errors import ConfigError, DataError, EffbenchError, ThresholdErro
 COSTS = {
     "onnxruntime": (0.5, 0.1),
     "openvino": (0.6, 0.0),
+    "bf16": (0.7, 0.0),
     0.25: (0.8, 0.2),
     0.5: (0.5, 0.4),
     0.75: (0.3, 2.0),
@@ -78,6 +79,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
 
     def compress_loaded(source: Source, options: CompressOptions, folder: Path, final: Path) -> dict[str, Any]:
         key = getattr(options.own, "backend", None) or getattr(options.own, "ratio", None)
+        key = "bf16" if getattr(options.own, "scheme", "") == "bf16" else key
         calls.append((source.folder.name, key))
         if key == "broken":
             raise EffbenchError("it is broken")
@@ -119,7 +121,8 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     for module in (searching, winner):
         monkeypatch.setattr(module, "loaded_result", lambda folder, _: Source(folder))
     monkeypatch.setattr(winner, "export_loaded", export_loaded)
-    monkeypatch.setattr(searching, "tested_split", lambda *_: None)
+    monkeypatch.setattr(winner, "write_beside", lambda run: (run.folder / "export" / "card").write_text("card"))
+    monkeypatch.setattr(searching, "tested_split", lambda *_: ("val", None, True))
     monkeypatch.setattr(searching, "paired_test", lambda *_: tested)
     monkeypatch.setattr(searching, "plan_of", lambda *parts: repr(parts[1:]))
     return calls

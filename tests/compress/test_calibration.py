@@ -43,8 +43,8 @@ def test_auto_ends_where_the_run_has_no_more_samples(
 @pytest.mark.parametrize(
     ("bits", "text"),
     [
-        (8, "8-bit weights: for processors with VNNI or the like; made on one without, they have 7 bits."),
-        (7, "7-bit weights, which fit every processor; made on one with VNNI or the like, they have 8 bits."),
+        (8, "8-bit weights, for processors with VNNI or the like: on others, answers may be wrong; 7 bits fit all."),
+        (7, "7-bit weights, which fit every processor; those with VNNI or the like can take 8 bits."),
         (None, ""),  # older records
     ],
 )

@@ -175,11 +175,16 @@ def test_points_of_accuracy_have_an_interval_and_losses_none(monkeypatch: pytest
         (math.inf, "scheme=static raises the loss from 0, of which there is no percentage, on validation samples"),
     ],
 )
-def test_a_file_that_loses_too_much_is_refused_with_a_remedy(drop: float, told: str) -> None:
+@pytest.mark.parametrize(("available", "more"), [(33, True), (None, True), (32, False)])
+def test_a_file_that_loses_too_much_is_refused_with_a_remedy(
+    available: int | None, more: bool, drop: float, told: str
+) -> None:
     made = Quantized(b"", "static", Mixed(drop, drop, 3, ("a",)), 32)
+    judge: Any = SimpleNamespace(unit=PERCENT, samples="validation samples")
     with pytest.raises(ThresholdError) as refused:
-        _check_drop(made, QuantizeOptions(), PERCENT)
+        _check_drop(made, QuantizeOptions(), judge, available)
     text = str(refused.value)
     assert told in text
-    assert "another scheme, or calibration=128." in text
+    # more samples than the run has cannot be taken
+    assert ("another scheme, or calibration=128." if more else "another scheme.") in text
     assert ("Allow more with max_drop" in text) is math.isfinite(drop)

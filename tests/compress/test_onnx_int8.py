@@ -46,15 +46,15 @@ def integers(content: bytes) -> dict[str, np.ndarray[Any, Any]]:
     return {name: array for name, array in found.items() if array.dtype == np.int8 and array.ndim == 2}
 
 
-@pytest.mark.parametrize("products", [True, False])
+@pytest.mark.parametrize(("products", "bits"), [(True, None), (False, None), (True, 7), (False, 8)])
 def test_weights_are_rounded_to_a_scale_for_each_column(
-    products: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    products: bool, bits: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnx_int8, "has_int8_products", lambda: products)
     file, weights = graph_file(tmp_path / "f.onnx")
-    content = OnnxInt8(file, tmp_path, torch.randn(32, 8)).content()
-    # symmetric; 7 bits on processors whose products of 8 bits saturate
-    most = 127 if products else 64
+    content = OnnxInt8(file, tmp_path, torch.randn(32, 8), bits).content()
+    # symmetric; 7 bits on processors whose products of 8 bits saturate, unless the user says so
+    most = 127 if (bits == 8 if bits else products) else 64
     found = integers(content)
     assert len(found) == 2
     for number, weight in enumerate(weights):

@@ -107,6 +107,22 @@ def test_nothing_within_the_bound_writes_nothing(tmp_path: Path, monkeypatch: py
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+@pytest.mark.parametrize("target", ["size/1.4", "latency/1.4"])
+def test_for_a_size_16_bits_come_before_pruning(
+    target: str, tmp_path: Path, made: list[tuple[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the file, where 8 bits lose too much; no runtime is faster with it."""
+    for runtime in ("onnxruntime", "openvino"):
+        monkeypatch.setitem(COSTS, runtime, (0.5, 5.0))
+    found = searched(tmp_path, target)
+    if target.startswith("latency"):
+        assert ("run", "bf16") not in made
+        return
+    assert made == [("run", "onnxruntime"), ("run", "openvino"), ("run", "bf16")]
+    assert [row["name"] for row in found["search"]["candidates"]][-1] == "bf16-onnxruntime"
+    assert (found["search"]["met"], found["search"]["value"]) == (True, pytest.approx(0.7))
+
+
 def test_only_runtimes_that_are_measured_get_a_file(tmp_path: Path, made: list[tuple[str, Any]]) -> None:
     searched(tmp_path, "latency/100", bench=measuring(backends=["eager", "onnxruntime"]), max_drop=0.3)
     assert made == [("run", "onnxruntime"), ("run", 0.25), ("structured-0.25", "onnxruntime"), ("run", 0.5)]

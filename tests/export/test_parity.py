@@ -1,9 +1,14 @@
-"""What counts as the same answer: logits against the largest, top classes but for ties, batches of any size."""
+"""What counts as the same answer: logits against the largest, top classes but for ties, batches of any size.
+
+White-box: an export of a large model would take minutes.
+"""
 
 from __future__ import annotations
 
 import math
 from functools import partial
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +18,8 @@ from effbench.errors import ThresholdError
 from effbench.export import parity as module
 from effbench.export.parity import TIE, Parity, require
 from effbench.metrics import Accuracy
-from effbench.run.export import samples_for
+from effbench.run.export import _samples, samples_for
+from effbench.run.export_options import TOLERANCE, Wanted
 from effbench.tasks.classification import Classification
 from effbench.tasks.losses import CrossEntropy
 
@@ -32,6 +38,16 @@ def logits(images: Tensor) -> Tensor:
 )
 def test_large_models_are_compared_on_fewer_samples(macs: int | None, samples: int) -> None:
     assert samples_for(macs) == samples
+
+
+def test_random_inputs_of_a_large_model_are_as_few() -> None:
+    """--no-data: 256 inputs of ResNet-18 at 224 px would take as long as those of the data."""
+    modality: Any = SimpleNamespace(random_portable=lambda count: torch.zeros(count, 3))
+    run: Any = SimpleNamespace(summary={"model": {"macs": 1_800_000_000}}, modality=lambda: modality)
+    wanted = Wanted("onnx", "best", "", TOLERANCE, None, False, "file")
+    which, samples = _samples(run, wanted)
+    assert (which, len(samples)) == (None, samples_for(1_800_000_000))
+    assert 8 <= len(samples) < 256
 
 
 def test_an_equal_answer_has_no_difference_and_every_class() -> None:

@@ -62,6 +62,25 @@ def test_what_is_lost_is_told_with_its_interval() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("tested", "judged", "doubts"),
+    [
+        ("test", "val", []),
+        ("val", "val", ["what is lost is told of validation samples, which chose the result too"]),
+        ("test", "train", ["max_drop=1.83333 was judged on training samples"]),
+        ("train", "train", ["what is lost is told of training samples", "max_drop=1.83333 was judged on training"]),
+        ("train", None, []),  # an older record
+    ],
+)
+def test_samples_that_chose_the_result_are_a_doubt(tested: str, judged: str | None, doubts: list[str]) -> None:
+    found = record(onnxruntime=(0.5, 0.6))
+    found["test"]["split"] = tested
+    found["validation"] = {"drop": 0.1, "of": "points of accuracy", "split": judged}
+    said = [text for text in sentences(found) if text.startswith("Doubt")]
+    assert len(said) == len(doubts)
+    assert all(text.startswith(f"Doubt: {start}") for text, start in zip(said, doubts, strict=True))
+
+
 def test_backends_that_lose_more_than_others_are_named() -> None:
     found = record(onnxruntime=(0.5, 0.6))
     assert not any("Not counted" in sentence for sentence in sentences(found))  # an older record

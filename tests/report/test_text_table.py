@@ -9,7 +9,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from effbench.report.text_table import TextColumn, print_sentence, print_table
+from effbench.report.text_table import TextColumn, print_sentence, print_table, text_table
 
 CLASS = "mypackage.models.ResidualNetwork"
 COLUMNS = (
@@ -39,6 +39,20 @@ def test_a_word_longer_than_a_line_is_broken_rather_than_lost(
     shown = capsys.readouterr().out
     assert shown.count("x") == 100
     assert "84.80 %" in shown
+
+
+def test_a_stranger_s_texts_in_a_table_steer_no_terminal() -> None:
+    """Rich strips only a few control characters: the others would set the terminal's title, or clear it."""
+    hostile = "a\x1b]0;title\x07\x1b[2J\x9b\u202eb"
+    column = TextColumn(f"{hostile}s/s,\nbatch 1", [hostile], is_number=False)
+    out = Console(file=io.StringIO(), width=120, force_terminal=True, color_system=None)
+    out.print(text_table([column], 120))
+    assert isinstance(out.file, io.StringIO)
+    text = out.file.getvalue()
+    shown = "a\\x1b]0;title\\x07\\x1b[2J\\x9b\\u202eb"
+    assert text.count(shown) == 2
+    assert "batch 1" in text
+    assert not any(letter in text.replace("\x1b[1m", "").replace("\x1b[0m", "") for letter in "\x1b\x07\x9b\u202e")
 
 
 def printed(text: str, width: int, head: str = "", terminal: bool = True) -> list[str]:

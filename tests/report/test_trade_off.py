@@ -139,20 +139,56 @@ def test_a_doubtful_measurement_has_wider_intervals(tmp_path: Path) -> None:
     assert any("by up to 30 %" in text for text in sentences(one))
 
 
+@pytest.mark.parametrize("link", ["best", "last"])  # checkpoint.save_top_k=0 keeps the last one alone
 @pytest.mark.parametrize("best", ["step-00000009", "step-00000012"])
-def test_what_was_lost_is_not_told_of_later_weights(best: str, tmp_path: Path) -> None:
+def test_what_was_lost_is_not_told_of_later_weights(best: str, link: str, tmp_path: Path) -> None:
     """A pruned run may be trained further; its latency and size stay."""
     record = {**compression("../dense", (0.004, 0.001), 1000, (0.02, 0.18)), "checkpoint": "step-00000009"}
     record["speed"]["arms"][1]["metrics"] = {"acc": 0.5}
     folder = run(tmp_path / "pruned", 0.899, compression=record)
     (folder / "checkpoints").mkdir()
-    (folder / "checkpoints" / "best").symlink_to(best)
+    (folder / "checkpoints" / link).symlink_to(best)
     one, lost, problems = measured([folder])
     same = best == "step-00000009"
     assert (folder in lost, problems) == (same, [])
     [after] = one[folder]
     assert (after.p50.estimate, after.bytes) == (0.001, 1000)
     assert dict(after.metrics) == ({"acc": 0.5} if same else {})
+
+
+def has_weights(folder: Path, digest: str) -> None:
+    """Give a run a best checkpoint whose manifest states this digest."""
+    saved = folder / "checkpoints" / "best"
+    saved.mkdir(parents=True)
+    (saved / "manifest.json").write_text(json.dumps({"sha256": {"model.safetensors": digest}}))
+
+
+@pytest.mark.parametrize("now", ["ab" * 32, "cd" * 32, ""])
+def test_what_was_lost_is_not_told_of_a_run_trained_since(now: str, tmp_path: Path) -> None:
+    """The run before was resumed: neither the loss nor its metrics are of the weights that it has."""
+    record = compression("../dense", (0.004, 0.001), 1000, (0.02, 0.18))
+    record["source"] |= {"checkpoint": {"name": "best", "step": 9}, "weights_sha256": "ab" * 32}
+    dense, int8 = run(tmp_path / "dense", 0.90), run(tmp_path / "int8", 0.899, compression=record)
+    if now:
+        has_weights(dense, now)
+    one, lost, problems = measured([dense, int8])
+    same = now != "cd" * 32  # without its checkpoints nothing is known
+    assert (int8 in lost, problems) == (same, [])
+    [before], [after] = one[dense], one[int8]
+    assert before.p50.estimate == 0.004
+    assert (dict(before.metrics), before.samples) == (({"acc": 0.5}, 512) if same else ({}, 0))
+    assert after.metrics == {"acc": 0.5}
+
+
+@pytest.mark.parametrize("now", ["ab" * 32, "cd" * 32])
+def test_metrics_of_bench_are_not_told_of_later_weights(now: str, tmp_path: Path) -> None:
+    """Latency and size stay."""
+    old = {"checkpoint": {"name": "best", "step": 9}, "weights_sha256": "ab" * 32}
+    folder = run(tmp_path / "a", 0.9, bench=bench(0.001, 1000, **old))
+    has_weights(folder, now)
+    [one] = measured([folder])[0][folder]
+    assert (one.p50.estimate, one.bytes) == (0.001, 1000)
+    assert dict(one.metrics) == ({"acc": 0.5} if now == "ab" * 32 else {})
 
 
 def test_a_run_only_compressed_is_measured_by_its_result(tmp_path: Path) -> None:

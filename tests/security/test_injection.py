@@ -13,6 +13,7 @@ from PIL import Image
 
 from effbench import cli
 from effbench.escaping import csv_cell, for_terminal
+from effbench.export.interface import RECORD_SCHEMA
 from effbench.metrics import display_of
 from effbench.records import write_summary
 from effbench.report.sweep import Job, columns_of, sweep_rows, write_sweep
@@ -115,6 +116,24 @@ def test_on_a_terminal_a_file_s_name_steers_nothing(
     out = capsys.readouterr().out
     assert "esc\\x1b[31m.png" in out
     assert "\x1b" not in out
+
+
+@pytest.mark.parametrize("verb", ["bench", "eval"])
+@pytest.mark.parametrize("name", ["image\x1b]0;title\x07s", "\x1b[2J", "i\u202es"], ids=repr)
+def test_a_file_s_record_names_no_unit_that_steers(
+    name: str, verb: str, elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = {
+        "schema_version": RECORD_SCHEMA, "format": "onnx", "file": "m.onnx", "sha256": "", "run": "", "checkpoint": {},
+        "probabilities": "softmax", "model": {}, "output": {"shape": ["N", 3]},
+        "input": {"name": name, "dtype": "float32", "shape": ["N", 3]},
+    }  # fmt: skip
+    (elsewhere / "m.onnx").write_bytes(b"")
+    (elsewhere / "m.onnx.json").write_text(json.dumps(record))
+    assert cli.main([verb, "m.onnx"]) == 2
+    told = "".join(capsys.readouterr())
+    assert "input.name must be of printable characters" in told
+    assert not any(character in told for character in "\x1b\x07\u202e")
 
 
 @pytest.mark.parametrize(
