@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from effbench.compress.onnx_gates import fold_hard_sigmoids
 from effbench.export.formats import quiet
 from effbench.processors import has_int8_products
 
@@ -117,10 +118,14 @@ class _Reader:
 
 
 def _prepare(file: Path, prepared: Path) -> None:
-    """Fuse operators and infer shapes, as the quantizer wants it."""
+    """Fuse operators, as 8 bits compute them best, and infer shapes, as the quantizer wants it."""
+    import onnx
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     with quiet():
         # symbolic shape inference knows fewer operators than the runtime, and where it fails it leaves its model in
         # the current folder
         quant_pre_process(file, prepared, skip_symbolic_shape=True)
+    model = onnx.load(prepared)
+    if fold_hard_sigmoids(model):
+        onnx.save(model, prepared)
