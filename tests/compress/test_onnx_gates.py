@@ -41,7 +41,7 @@ def answers(model: onnx.ModelProto) -> list[np.ndarray[Any, Any]]:
 @settings(max_examples=30, deadline=None)
 @given(alpha=st.none() | st.floats(-1, 1), beta=st.none() | st.floats(-1, 2), bias=st.booleans())
 def test_the_answers_stay(alpha: float | None, beta: float | None, bias: bool) -> None:
-    given_ = {name: value for name, value in (("alpha", alpha), ("beta", beta)) if value is not None}
+    given_: dict[str, Any] = {name: value for name, value in (("alpha", alpha), ("beta", beta)) if value is not None}
     nodes = [conv(("x", "w", "b") if bias else ("x", "w")), helper.make_node("HardSigmoid", ["c"], ["y"], **given_)]
     model = graph(nodes, bias=bias)
     [expected] = answers(model)
