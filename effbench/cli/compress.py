@@ -19,7 +19,7 @@ HELP = """usage: effbench compress RUN method=quantize [scheme=auto|static|dynam
        effbench compress RUN method=structured [ratio=0.5] [round_to=8] [steps=1] [epochs=3] [lr=LR] [distill=true]
        effbench compress RUN method=unstructured [ratio=0.5] [steps=1] [epochs=3] [lr=LR] [distill=true]
        effbench compress RUN method=structured|unstructured sweep=0.1,0.3,0.5,0.7 [options of the method]
-       effbench compress RUN target='2 ms'|'1 MB'|latency/4|size/4 [max_drop=0.5] [minutes=10] [epochs=3]
+       effbench compress RUN target='2 ms'|'1 MB'|latency/4|size/4 [max_drop=0.5] [minutes=10] [epochs=auto]
        all: [checkpoint=best|last] [output=FOLDER] [data.KEY=VALUE ...] [backends=[NAME,...]] [threads=1] [rounds=5]
             [seconds=1] [allow_targets=[MODULE,...]] [--json]
 
@@ -49,8 +49,9 @@ that fails is named, the others are kept, and the exit code is 1.
 target: tries 8 bits for both runtimes, for a size also 16, then structured pruning by more and more, with and without 8
 bits, until the latency (fastest backend) or the size (smallest of the files that `backends` read) is reached at a loss
 of at most `max_drop` points of validation accuracy with the backend that is named; after `minutes` no candidate is
-begun. latency/4 and size/4 are a quarter of what RUN has. Each candidate is measured with rounds=3 seconds=0.5. Writes
-the best in RUN-target, its file in export/; if it does not reach the target, it is the nearest, and the exit code is 3.
+begun. epochs=auto fine-tunes for 3 epochs, then, while there is time, for 12 what lost too much with 3. latency/4 and
+size/4 are a quarter of what RUN has. Each candidate is measured with rounds=3 seconds=0.5. Writes the best in
+RUN-target, its file in export/; if it does not reach the target, it is the nearest, and the exit code is 3.
 If RUN itself reaches '2 ms' or '1 MB', it is named with its backend, and nothing is written.
 
 After Ctrl-C or a kill, the same command goes on with the ratios or candidates that were finished."""

@@ -42,10 +42,12 @@ class _Search:
     options: SearchOptions
     folder: Path
     final: Path
-    begun: float = field(default_factory=time.monotonic)
+    begun: float = field(default_factory=lambda: time.monotonic())
     candidates: list[Candidate] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
     faults: list[BaseException] = field(default_factory=list)
+    held: set[float] = field(default_factory=set)  # ratios that lose no more than they may
+    took: dict[float, float] = field(default_factory=dict)  # ratio -> seconds of its last candidate, by epochs
 
     def run(self) -> None:
         """Try candidates until one holds, or the time is over."""
@@ -60,18 +62,30 @@ class _Search:
             for backend in self._runtimes[:1]:
                 own = QuantizeOptions(scheme="bf16", backend=backend, max_drop=self.options.max_drop)
                 self._try(self._bounded(own, self.options.checkpoint), f"bf16-{backend}")
+        for epochs in self.options.lengths:
+            self._prune(epochs)
+
+    def _prune(self, epochs: int) -> None:
+        """Remove more and more channels, each with this fine-tuning, until too much is lost or the time is over."""
         for ratio in RATIOS:
-            if self.rows and self._over():
+            if self.rows and (self._over() or self._is_too_long(ratio, epochs)):
                 return
-            pruning = StructuredOptions(ratio=ratio, epochs=self.options.epochs)
-            pruned = self._try(self._bounded(pruning, self.options.checkpoint), f"structured-{ratio:g}")
+            if ratio <= max(self.held, default=0.0):
+                continue
+            pruning = StructuredOptions(ratio=ratio, epochs=epochs)
+            name = f"structured-{ratio:g}" + (f"-{epochs}-epochs" if epochs != self.options.lengths[0] else "")
+            begun = time.monotonic()
+            pruned = self._try(self._bounded(pruning, self.options.checkpoint), name)
+            self.took[ratio] = (time.monotonic() - begun) / max(1, epochs)
             if pruned is None:
                 continue  # rounding may keep every channel at a small ratio
             if not within(_least_drop(pruned), self.options.max_drop):
                 return  # a larger ratio would lose more
             # 8 bits lose more, too; but the next ratio may hold where this one misses the bound by chance
-            if within(pruned.drop, self.options.max_drop) and not self._over():
-                self._quantized(pruned)
+            if within(pruned.drop, self.options.max_drop):
+                self.held.add(ratio)
+                if not self._over():
+                    self._quantized(pruned)
 
     def best(self) -> Candidate | None:
         """Return the candidate with the least value among those that hold the bound."""
@@ -115,6 +129,11 @@ class _Search:
         best = self.best()
         late = time.monotonic() - self.begun > 60 * self.options.minutes
         return late or (best is not None and self.holds(best.value))
+
+    def _is_too_long(self, ratio: float, epochs: int) -> bool:
+        """Return whether a longer fine-tuning would end after the time, by what the shorter one took."""
+        left = 60 * self.options.minutes - (time.monotonic() - self.begun)
+        return self.took.get(ratio, 0.0) * epochs > left
 
     def _quantized(self, pruned: Candidate) -> None:
         """Try to quantize a pruned candidate too, with the backend that was better for the whole model."""

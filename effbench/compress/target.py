@@ -12,6 +12,8 @@ from effbench.compress.options import MEASURED, has_file, measuring
 from effbench.config.options import NON_NEGATIVE, POSITIVE, WHOLE
 from effbench.errors import ConfigError, shown
 
+AUTO = "auto"
+LENGTHS = (3, 12)  # epochs of fine-tuning that epochs=auto tries, in this order
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9}
 _LARGEST = 1e15  # of any unit
 _FORM = re.compile(r"(\d+(?:\.\d+)?) *(us|ms|s|kb|mb|gb)|(latency|size)/(\d+(?:\.\d+)?)", re.IGNORECASE)
@@ -58,7 +60,7 @@ class SearchOptions:
         target: what is to be reached.
         max_drop: points of validation accuracy that may be lost.
         minutes: no candidate is begun after that.
-        epochs: of fine-tuning of each pruned candidate.
+        epochs: of fine-tuning of each pruned candidate; AUTO: those of LENGTHS.
         checkpoint: of the run.
         bench: how each candidate is measured; None: as `searching` says.
     """
@@ -66,19 +68,25 @@ class SearchOptions:
     target: Target
     max_drop: float = 0.5
     minutes: float = 10.0
-    epochs: int = 3
+    epochs: int | str = AUTO
     checkpoint: str = "best"
     bench: BenchOptions | None = None
 
     def __post_init__(self) -> None:
         NON_NEGATIVE.check(self.max_drop, "max_drop", "points of accuracy, a number >= 0, such as 0.5")
         POSITIVE.check(self.minutes, "minutes")
-        WHOLE.check(self.epochs, "epochs")
+        if self.epochs != AUTO:
+            WHOLE.check(self.epochs, "epochs", "auto or a whole number of epochs >= 0")
         if not self.target.latency and not any(map(has_file, self.measured.chosen)):
             raise ConfigError(
                 f"target={self.target.text} is the size of an exported file, which none of "
                 f"backends=[{','.join(self.measured.chosen)}] reads. Add onnxruntime, or leave backends out."
             )
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Epochs of fine-tuning to try, the shortest first."""
+        return LENGTHS if self.epochs == AUTO else (int(self.epochs),)
 
     @property
     def measured(self) -> BenchOptions:

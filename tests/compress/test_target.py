@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from effbench.compress.options import measuring
 from effbench.compress.table import print_search
 from effbench.compress.target import SearchOptions, Target
 from effbench.errors import ConfigError, DataError, ThresholdError
-from tests.compress.searches import ABOUT, COSTS, FAILING, LEAST_DROPS, REFUSED, benched, gone, searched
+from tests.compress.searches import ABOUT, COSTS, FAILING, LEAST_DROPS, LONGER, REFUSED, benched, gone, searched
 
 
 @pytest.mark.parametrize(
@@ -48,6 +49,9 @@ def test_another_target_is_refused_with_examples(text: Any) -> None:
 def test_options_of_a_search_are_checked() -> None:
     with pytest.raises(ConfigError, match="minutes must be a number > 0"):
         SearchOptions(Target.parsed("2 ms"), minutes=0)
+    with pytest.raises(ConfigError, match="epochs must be auto or a whole number of epochs >= 0"):
+        SearchOptions(Target.parsed("2 ms"), epochs="long")
+    assert [SearchOptions(Target.parsed("2 ms"), epochs=given).lengths for given in ("auto", 5)] == [(3, 12), (5,)]
 
 
 # --- the search
@@ -86,6 +90,22 @@ def test_out_of_reach_gives_the_nearest_that_keeps_the_bound(tmp_path: Path, mad
     assert not found["search"]["met"]
     assert found["search"]["value"] == pytest.approx(0.4)
     assert [row["name"] for row in found["search"]["candidates"]][-1] == "structured-0.5"
+
+
+@pytest.mark.parametrize(("minutes", "longer"), [(10, False), (20, True)])
+def test_what_lost_too_much_is_fine_tuned_longer(
+    minutes: float, longer: bool, tmp_path: Path, made: list[tuple[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of candidates that take 100 s, 12 epochs take 400: they are begun only if they can end in time."""
+    monkeypatch.setitem(LONGER, 0.5, (0.5, 0.2))
+    monkeypatch.setattr(searching, "time", SimpleNamespace(monotonic=lambda: 100.0 * len(made)))
+    found = searched(tmp_path, "latency/100", max_drop=0.3, epochs="auto", minutes=minutes)
+    first = [("run", 0.25), ("structured-0.25", "onnxruntime"), ("run", 0.5)]
+    more = [("run", 0.5), ("structured-0.5-12-epochs", "onnxruntime"), ("run", 0.75)]
+    assert made[2:] == first + more * longer
+    assert found["search"]["value"] == pytest.approx(0.25 if longer else 0.4)
+    names = [row["name"] for row in found["search"]["candidates"]]
+    assert names[-1] == ("structured-0.75-12-epochs" if longer else "structured-0.5")
 
 
 def test_a_ratio_that_cannot_be_made_does_not_end_the_search(
