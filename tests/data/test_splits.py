@@ -287,6 +287,16 @@ def test_synthetic_images_are_the_class_prototype_plus_noise():
     assert torch.bincount(data.train.labels).tolist() == [10] * 4
 
 
+def test_synthetic_images_do_not_depend_on_the_parts_they_are_mixed_in():
+    """40 images of 3 x 200 x 200 are made in parts of 8."""
+    data = synthetic(40, 1, 1, image_size=200, num_classes=4, noise=0.25)
+    generator = torch.Generator().manual_seed(0)
+    prototypes = torch.randint(0, 256, (4, 3, 200, 200), generator=generator, dtype=torch.uint8)
+    noise = torch.randint(0, 256, (40, 3, 200, 200), generator=generator, dtype=torch.uint8)
+    expected = torch.lerp(prototypes.repeat(10, 1, 1, 1).float(), noise.float(), 0.25).round()
+    assert torch.equal(data.train.images.float(), expected)
+
+
 def test_synthetic_data_follow_their_seed():
     a, b, c = (synthetic(8, 2, 2, image_size=4, split_seed=seed) for seed in (0, 0, 1))
     assert torch.equal(a.train.images, b.train.images)
