@@ -287,7 +287,7 @@ def test_synthetic_images_are_the_class_prototype_plus_noise():
     assert torch.bincount(data.train.labels).tolist() == [10] * 4
 
 
-def test_synthetic_images_do_not_depend_on_the_parts_they_are_mixed_in():
+def test_synthetic_images_are_the_same_in_any_parts():
     """40 images of 3 x 200 x 200 are made in parts of 8."""
     data = synthetic(40, 1, 1, image_size=200, num_classes=4, noise=0.25)
     generator = torch.Generator().manual_seed(0)
