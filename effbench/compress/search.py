@@ -27,6 +27,7 @@ from effbench.compress.target import SearchOptions, Target
 from effbench.compress.trial import FAULTS, bytes_of, fastest_arm, latency_of, tried
 from effbench.compress.winner import Candidate, keep, written_file
 from effbench.errors import EffbenchError, ThresholdError, first_line
+from effbench.records import read_summary
 from effbench.report.before_after import value_text
 from effbench.run.run import Run
 from effbench.stats import Interval
@@ -47,7 +48,9 @@ class _Search:
     rows: list[dict[str, Any]] = field(default_factory=list)
     faults: list[BaseException] = field(default_factory=list)
     held: set[float] = field(default_factory=set)  # ratios that lose no more than they may
-    took: dict[float, float] = field(default_factory=dict)  # ratio -> seconds of its last candidate, by epochs
+    faulty: set[float] = field(default_factory=set)  # ratios that could not be made, for whatever reason
+    # ratio -> seconds of its last candidate, seconds an epoch of its fine-tuning
+    took: dict[float, tuple[float, float]] = field(default_factory=dict)
 
     def run(self) -> None:
         """Try candidates until one holds, or the time is over."""
@@ -57,7 +60,7 @@ class _Search:
                 return
             own = QuantizeOptions(backend=backend, max_drop=self.options.max_drop)
             self._try(self._bounded(own, self.options.checkpoint), f"int8-{backend}")
-        if not self.options.target.latency and not self._over():
+        if not self.options.target.latency and not self._over() and not self._is_halved():
             # half the size where 8 bits lose too much; no runtime is faster with it
             for backend in self._runtimes[:1]:
                 own = QuantizeOptions(scheme="bf16", backend=backend, max_drop=self.options.max_drop)
@@ -70,15 +73,17 @@ class _Search:
         for ratio in RATIOS:
             if self.rows and (self._over() or self._is_too_long(ratio, epochs)):
                 return
-            if ratio <= max(self.held, default=0.0):
+            if ratio in self.faulty or ratio <= max(self.held, default=0.0):
                 continue
             pruning = StructuredOptions(ratio=ratio, epochs=epochs)
             name = f"structured-{ratio:g}" + (f"-{epochs}-epochs" if epochs != self.options.lengths[0] else "")
             begun = time.monotonic()
             pruned = self._try(self._bounded(pruning, self.options.checkpoint), name)
-            self.took[ratio] = (time.monotonic() - begun) / max(1, epochs)
             if pruned is None:
+                self.faulty.add(ratio)
                 continue  # rounding may keep every channel at a small ratio
+            if epochs:
+                self._note_seconds(ratio, time.monotonic() - begun, pruned, epochs)
             if not within(_least_drop(pruned), self.options.max_drop):
                 return  # a larger ratio would lose more
             # 8 bits lose more, too; but the next ratio may hold where this one misses the bound by chance
@@ -130,10 +135,32 @@ class _Search:
         late = time.monotonic() - self.begun > 60 * self.options.minutes
         return late or (best is not None and self.holds(best.value))
 
+    def _note_seconds(self, ratio: float, whole: float, pruned: Candidate, epochs: int) -> None:
+        """Keep how long a candidate took.
+
+        Args:
+            ratio: of its channels.
+            whole: seconds; nearly none for one that was finished before a kill.
+            pruned: the candidate.
+            epochs: of its fine-tuning.
+        """
+        try:
+            training = float(read_summary(pruned.trial.folder)["timing"]["training_s"])
+        except (EffbenchError, KeyError, TypeError, ValueError):
+            training = whole
+        self.took[ratio] = max(whole, training), training / epochs
+
     def _is_too_long(self, ratio: float, epochs: int) -> bool:
         """Return whether a longer fine-tuning would end after the time, by what the shorter one took."""
-        left = 60 * self.options.minutes - (time.monotonic() - self.begun)
-        return self.took.get(ratio, 0.0) * epochs > left
+        whole, epoch = self.took.get(ratio, (0.0, 0.0))
+        expected = whole + epoch * (epochs - self.options.lengths[0])
+        return bool(whole) and time.monotonic() - self.begun + expected > 60 * self.options.minutes
+
+    def _is_halved(self) -> bool:
+        """Return whether a candidate that holds the bound has at most half of the run's size."""
+        best = self.best()
+        before = bytes_of(best.trial.record["speed"], "before") if best else None
+        return best is not None and before is not None and 2 * best.arm["bytes"] <= before
 
     def _quantized(self, pruned: Candidate) -> None:
         """Try to quantize a pruned candidate too, with the backend that was better for the whole model."""

@@ -83,7 +83,8 @@ def speeds(
         worse = _over(rows, {arm.name for arm in arms if not arm.failed}, most)
     else:
         worse = _worse(rows, options.max_drop)
-    return {**_record(rows, arms, first, control, options, worse), "bounded": bounded, "judged_by": judged_by}
+    about = {"split": before.split, "bounded": bounded, "judged_by": judged_by}
+    return {**_record(rows, arms, first, control, options, worse), **about}
 
 
 def _roomier(folder: Path) -> Path:

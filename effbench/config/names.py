@@ -150,13 +150,14 @@ def nearest_key(
         groups: group -> its choices.
     """
     import difflib
+    import shlex
 
     if hint := hints.for_key(key, value, known, groups or {}):
         return f"there is no key '{key}'. {hint}"
     if choices := _choices_with(key):
         group, one = key.partition(".")[0], len(choices) == 1
         listed = ", ".join(choices[:_LISTED]) + ", ..." * (len(choices) > _LISTED)
-        word = f"{group}={choices[0] if one else 'NAME'} {key}={value or 'VALUE'}"
+        word = f"{group}={choices[0] if one else 'NAME'} {shlex.quote(f'{key}={value}') if value else f'{key}=VALUE'}"
         return (
             f"there is no key '{key}' here. It is a key of {group}={listed}. "
             f"Write {word}{'' if one else ' with one of these names'}."

@@ -5,6 +5,7 @@ All backends answer the same validation samples. Where they are of one model, wh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from effbench.report.fronts import front_figure
 from effbench.stats import Interval, share_interval
 from effbench.units import human_bytes
 
+SAME = 1e-4  # values of a metric that differ by less, relatively, differ by rounding
 _MOST_NAMED = 2  # backends at one point, such as those that read the same file
 
 Arms = Mapping[str, Mapping[str, Any]]  # name in the figure -> entry of a record's arms
@@ -98,7 +100,11 @@ def _better(a: Interval | None, b: Interval | None, one: Interval, two: Interval
         two: the second's metric.
         sign: 1 if larger values of the metric are better, else -1.
     """
-    return cheaper(a, b) if a and b else sign * cheaper(two, one)
+    if a and b:
+        return cheaper(a, b)
+    if math.isclose(one.estimate, two.estimate, rel_tol=SAME):
+        return 0
+    return sign * cheaper(two, one)
 
 
 def _at_one_point(values: Mapping[str, Interval], qualities: Mapping[str, Interval]) -> dict[str, tuple[int, str]]:

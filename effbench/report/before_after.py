@@ -56,14 +56,17 @@ def _section(record: Mapping[str, Any]) -> dict[str, Any]:
         "heads": ["", "before", "after"],
         "rows": rows,
         "notes": [*search_sentences(record), *sentences(record)],
-        "figures": [asdict(each) for each in _fronts(speed, size)],
+        "figures": [asdict(each) for each in _fronts(record, size)],
     }
 
 
-def _fronts(speed: Mapping[str, Any], size: str) -> list[Figure]:
+def _fronts(record: Mapping[str, Any], size: str) -> list[Figure]:
+    speed = record["speed"]
+    # older records say of which split the bound was judged, or nothing
+    split = speed.get("split") or (record.get("validation") or {}).get("split") or "val"
     arms = {f"{arm['backend']}, {arm['side']}": arm for arm in speed["arms"][:_MOST_DRAWN]}
     metric = main_metric([arm for arm in arms.values() if arm["status"] == "ok"])
-    return backend_fronts(arms, metric, str(speed.get("split") or "val"), size, paired=False)
+    return backend_fronts(arms, metric, str(split), size, paired=False)
 
 
 def _applied(record: Mapping[str, Any]) -> str:

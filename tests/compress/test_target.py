@@ -108,6 +108,33 @@ def test_what_lost_too_much_is_fine_tuned_longer(
     assert names[-1] == ("structured-0.75-12-epochs" if longer else "structured-0.5")
 
 
+def test_a_resumed_search_knows_what_fine_tuning_took(
+    tmp_path: Path, made: list[tuple[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Finished candidates come back at once; their 3 epochs took 170 s, so 12 would take 680."""
+    monkeypatch.setattr(searching, "read_summary", lambda _: {"timing": {"training_s": 170.0}})
+    for minutes, longer in ((11, False), (12, True)):
+        made.clear()
+        (tmp_path / str(minutes)).mkdir()
+        searched(tmp_path / str(minutes), "latency/100", max_drop=0.1, epochs="auto", minutes=minutes)
+        assert made[2:] == [("run", 0.25)] * (1 + longer)
+
+
+def test_a_ratio_that_fails_is_not_tried_with_more_epochs(
+    tmp_path: Path, made: list[tuple[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for ratio in searching.RATIOS:
+        monkeypatch.setitem(FAILING, ratio, RuntimeError("torch-pruning cannot"))
+    searched(tmp_path, "latency/100", epochs="auto")
+    assert made[2:] == [("run", ratio) for ratio in searching.RATIOS]
+
+
+def test_16_bits_are_not_tried_below_half_of_the_size(tmp_path: Path, made: list[tuple[str, Any]]) -> None:
+    """8 bits have half of it already, within the bound."""
+    searched(tmp_path, "size/100", max_drop=0.3)
+    assert ("run", "bf16") not in made
+
+
 def test_a_ratio_that_cannot_be_made_does_not_end_the_search(
     tmp_path: Path, made: list[tuple[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -65,7 +65,7 @@ def test_a_mistyped_word_gets_the_same_message_as_from_hydra(words: list[str], t
         (
             ["data.suffixes=[.md]"],
             "there is no key 'data.suffixes' here. It is a key of data=text_folder. Write data=text_folder "
-            "data.suffixes=[.md].",
+            "'data.suffixes=[.md]'.",
         ),
     ],
 )

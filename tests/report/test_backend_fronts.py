@@ -106,6 +106,15 @@ def test_the_page_of_one_run_draws_its_backends(tmp_path: Path) -> None:
         assert text in page.text
 
 
+def test_a_difference_by_rounding_is_none() -> None:
+    none = {"lost_of": "answers"}
+    arms = {
+        "eager": {**arm(0.004, 0), "metrics": {"mae": 2.0000001}, **none},
+        "onnxruntime": {**arm(0.001, 0), "metrics": {"mae": 2.0000002}, **none},
+    }
+    assert statuses(backend_fronts(arms, "mae", "val", "1")[0])["eager"] == "perhaps dominated"
+
+
 @pytest.mark.parametrize("p50", [0.0, -1.0])
 def test_a_latency_that_is_no_time_is_an_error(p50: float) -> None:
     with pytest.raises(ValueError, match="no time"):

@@ -18,7 +18,7 @@ from effbench.data.rows.division import Division
 from effbench.data.rows.modality import ROWS, Rows
 from effbench.data.rules import RULES, check_rules
 from effbench.data.splits import Split, Splits, digest
-from effbench.data.table_files import ENCODING, column_names, files_of, read_columns
+from effbench.data.table_files import ENCODING, column_names, each_row, files_of, read_columns
 from effbench.data.target_columns import (
     LABEL_COLUMN,
     SEPARATOR,
@@ -213,7 +213,8 @@ def other_table(
     names = [column.name for column in columns.columns]
     encoding = now.get("encoding", ENCODING)
     check_names(encoding=encoding)
-    rows = absent.emptied(read_columns(path, [*names, *targets.columns], encoding), names)
+    keys = dict.fromkeys(targets.columns, "data.label_column=NAME")
+    rows = absent.emptied(list(each_row(path, [*names, *targets.columns], encoding, keys)), names)
     found = _targets(path, rows, targets)
     if _are_the_runs(len(rows), before, now, recorded):
         return None

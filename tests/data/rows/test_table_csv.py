@@ -206,6 +206,7 @@ def test_the_run_s_own_table_by_another_path_is_known(tmp_path):
         (("1", "red", "3", "odd"), {}, "", "data.file has the label 'odd', which train does not have"),
         (("1", "red", "3", ""), {}, "", "b.csv line 2: the label is empty"),
         (("old", "red", "3", "a"), {}, "", "b.csv line 2: 'old' in the column 'age' is no finite number"),
+        (("1", "red", "3", "a"), {"label_column": "kind"}, "", "Write data.label_column=NAME"),
     ],
 )
 def test_another_table_that_does_not_fit_is_refused(tmp_path, cells, changed, which, said):
