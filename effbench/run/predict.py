@@ -81,7 +81,9 @@ def predict_files(
             if found is not None:
                 rows.append({**name, **found})
             else:
-                where = " ".join(str(part) if key == "file" else f"{key} {part!s:.100}" for key, part in name.items())
+                # of a text file, row and line are one number
+                place = {key: part for key, part in name.items() if key != "row" or part != name.get("line")}
+                where = " ".join(str(part) if key == "file" else f"{key} {part!s:.100}" for key, part in place.items())
                 unreadable.append(f"{where}: the model's answer is not finite; values or weights are too large.")
     return rows, unreadable
 

@@ -61,7 +61,7 @@ WORDS = {
     "it\\'s ü, faulty": [
         "--config-dir", "conf", "model=faulty", f"model.fault={','.join(FAULTS)}", "allow_targets=[faulty_lab]", *SMOKE,
     ],
-    "by recipe": ["recipe=mobilenet_adamw,mine.yaml", "model=mlp", "data.root=_mine", *SMOKE],
+    "by recipe": ["recipe=mobilenet_adamw,mine.yaml", "model=mlp", *SMOKE],
     "excluding": [*TINY, "optimizer=schedule_free,sgd", "ema=on"],
     "alone": [*TINY],
     "with hydra": [*TINY, "seed=1,2", "hydra/launcher=basic"],

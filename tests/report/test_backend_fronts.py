@@ -32,7 +32,7 @@ def statuses(found: Figure) -> dict[str, str]:
     return {mark.label: mark.status for mark in found.marks}
 
 
-def test_a_faster_backend_with_the_same_answers_beats_a_slower_one() -> None:
+def test_a_faster_backend_with_the_same_answers_wins() -> None:
     none = (0.0, 0.0)
     arms = {"eager": arm(0.004, 0.8, lost=none), "onnxruntime": arm(0.001, 0.8, lost=none)}
     [latency] = backend_fronts(arms, "acc", "val", "1")

@@ -27,6 +27,8 @@ from effbench.training.precision import choose_precision
 K = 6
 NAMES = [f"class {number}" for number in range(K)]
 
+ROOT = Path(__file__).parents[2]
+
 
 def evaluated(task: Task, outputs: Tensor, targets: Tensor) -> tuple[dict[str, float], dict[str, Any]]:
     """(metrics, counts by class) of outputs, in batches of 100."""
@@ -83,7 +85,7 @@ def test_of_very_many_classes_there_is_no_confusion_matrix(
 
 def test_the_most_classes_of_a_matrix_are_stated() -> None:
     assert f"no confusions, for more than {by_class.MOST_CLASSES} classes" in HELP
-    assert f"for more than {by_class.MOST_CLASSES} classes" in Path("README.md").read_text(encoding="utf-8")
+    assert f"for more than {by_class.MOST_CLASSES} classes" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_labels_are_scikit_learns() -> None:
