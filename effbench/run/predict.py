@@ -81,11 +81,15 @@ def predict_files(
             if found is not None:
                 rows.append({**name, **found})
             else:
-                # of a text file, row and line are one number
-                place = {key: part for key, part in name.items() if key != "row" or part != name.get("line")}
-                where = " ".join(str(part) if key == "file" else f"{key} {part!s:.100}" for key, part in place.items())
-                unreadable.append(f"{where}: the model's answer is not finite; values or weights are too large.")
+                unreadable.append(f"{_place(name)}: the model's answer is not finite; values or weights are too large.")
     return rows, unreadable
+
+
+def _place(name: Mapping[str, Any]) -> str:
+    """Return what a message calls a sample, such as 'FILE line 3'."""
+    # of a text file, row and line are one number
+    parts = {key: part for key, part in name.items() if key != "row" or part != name.get("line")}
+    return " ".join(str(part) if key == "file" else f"{key} {part!s:.100}" for key, part in parts.items())
 
 
 def _check_options(options: Mapping[str, object], modality: Modality) -> None:

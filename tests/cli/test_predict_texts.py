@@ -1,4 +1,7 @@
-"""`effbench predict` of a run on texts: files, a pipe, and text=TEXT."""
+"""`effbench predict` of a run on texts: files, a pipe, and text=TEXT.
+
+White-box: `_as_csv`, because a run with labels named like columns would take a training for one row.
+"""
 
 from __future__ import annotations
 
