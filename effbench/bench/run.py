@@ -175,8 +175,10 @@ def _record(
     trusted = trust(first.processes, control.processes, every, options.sizes)
     kept = [Candidate(arm.name, arm.processes) for arm in arms if _keeps(rows[arm.name], options.max_drop)]
     reference = Candidate(first.name, first.processes) if not first.failed else None
+    # a control that failed at a large batch says nothing against batch 1
+    alone = trust(first.processes, control.processes, every, [1]).margin
     verdicts = {
-        SINGLE_STREAM: verdict(SINGLE_STREAM, kept, reference, 1, trusted.margin) if 1 in options.sizes else None,
+        SINGLE_STREAM: verdict(SINGLE_STREAM, kept, reference, 1, alone) if 1 in options.sizes else None,
         OFFLINE: verdict(OFFLINE, kept, reference, None, trusted.margin),
     }
     return {

@@ -21,11 +21,12 @@ from effbench.bench.sources import Source, untrained_source
 from effbench.bench.table import print_record
 from effbench.config.compose import compose
 from effbench.report import deployment
-from effbench.report.deployment import BENCH_BYTES, SINGLE_STREAM, read_bench
+from effbench.report.deployment import BENCH_BYTES, OFFLINE, SINGLE_STREAM, read_bench
 from tests.bench.test_analysis import processes
 
 SIZES = (1, 8)
 SECONDS = {"eager": 0.02, "onnxruntime": 0.01}
+KILLED = {"onnxruntime"}  # arms that fail at batch 8
 
 
 def answering(*_: Any) -> tuple[dict[str, dict[str, Any]], list[Arm]]:
@@ -36,10 +37,10 @@ def answering(*_: Any) -> tuple[dict[str, dict[str, Any]], list[Arm]]:
 
 
 def measure(arms: list[Arm], *_: Any) -> None:
-    """ONNX Runtime is killed at batch 8."""
+    """Planted times; those of KILLED are killed at batch 8."""
     for seed, arm in enumerate(arms):
         for size in SIZES:
-            if size == 1 or arm.backend != "onnxruntime":
+            if size == 1 or arm.name not in KILLED:
                 arm.processes += processes(size * SECONDS[arm.backend], size, seed=seed)
             else:
                 arm.failures[size] = "its process was killed"
@@ -47,6 +48,10 @@ def measure(arms: list[Arm], *_: Any) -> None:
 
 @pytest.fixture
 def record(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    return recorded(monkeypatch)
+
+
+def recorded(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     for fake in (answering, measure):
         monkeypatch.setattr(benching, fake.__name__, fake)
     source = Source({"model": {"name": "small"}}, torch.zeros(1, 3), "row")
@@ -83,6 +88,14 @@ def test_a_backend_that_fails_at_a_large_batch_wins_at_1(
     ]  # fmt: skip
     print_record(record)
     assert "onnxruntime: failed at batch 8: its process was killed" in capsys.readouterr().out
+
+
+def test_a_control_that_fails_at_a_large_batch_voids_that_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "KILLED", {f"eager{benching.AGAIN}"})
+    found = recorded(monkeypatch)
+    assert found["doubts"] == ["the control, a second measurement of the same backend, failed at batch 8"]
+    assert found["verdicts"][SINGLE_STREAM]["winner"] == "onnxruntime"  # twice as fast
+    assert found["verdicts"][OFFLINE]["winner"] is None
 
 
 def test_a_missing_library_is_named_before_anything_is_timed(
