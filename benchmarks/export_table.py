@@ -117,7 +117,8 @@ class Built:
         return portable(self.model, self.modality.normaliser(), self.task.rescaler())
 
     def answers(self, samples: Tensor) -> Tensor:
-        outputs: Tensor = self.task.rescaler()(self.model(self.modality.normalise(samples)))
+        normalised = self.modality.normalise(samples.clone())  # images are normalised in place
+        outputs: Tensor = self.task.rescaler()(self.model(normalised))
         return outputs
 
 
@@ -170,7 +171,7 @@ def make_typical(model: nn.Module, modality: Modality, samples: Tensor) -> None:
             norm.reset_running_stats()
             norm.momentum = None  # statistics of all batches
             norm.train()
-        model(modality.normalise(samples))
+        model(modality.normalise(samples.clone()))
         model.eval()
 
 
