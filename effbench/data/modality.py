@@ -332,7 +332,7 @@ class Modality(ABC):
         return samples
 
     def normalise(self, portable: Tensor) -> Tensor:
-        """Turn the result of `portable` into model inputs, in its memory where the modality can: clone what you keep."""
+        """Turn the result of `portable` into model inputs, perhaps in its memory: clone what you keep."""
         return portable
 
     def normaliser(self) -> nn.Module:
