@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -75,9 +76,11 @@ def test_a_kept_run_is_repeated_only_for_another_config(tmp_path: Path, monkeypa
 
 
 def test_the_gpt_recipe_has_a_target_after_each_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run_of(recipe: str, seed: int, budget_s: int) -> dict[str, float]:
+    def run_of(recipe: str, seed: int, budget_s: int) -> dict[str, Any]:
         made.append((recipe, seed, budget_s))
-        return {"val": 1.8 - budget_s / 1e4 + seed / 1e3, "test": 2.0, "training_s": float(budget_s)}
+        machine = {"cpu": "Z80" if seed else "6502", "cpu_capability": "no floats"}
+        found = {"val": 1.8 - budget_s / 1e4 + seed / 1e3, "test": 2.0, "training_s": float(budget_s)}
+        return {**found, "machine": machine}
 
     made: list[tuple[str, int, int]] = []
     monkeypatch.setattr(text_gpt_recipe, "run_of", run_of)
@@ -86,7 +89,7 @@ def test_the_gpt_recipe_has_a_target_after_each_budget(monkeypatch: pytest.Monke
     five, fifteen = (figure for figure in found if figure.target)
     assert (five.target, fifteen.target) == ("<= 1.85", "<= 1.75")
     assert (five.value.estimate, fifteen.value.estimate) == pytest.approx((1.771, 1.711))
-    assert fifteen.arms == {"training": "900 s, 900 s, 900 s"}
+    assert fifteen.arms == {"training": "900 s, 900 s, 900 s", "on": "6502 with no floats, Z80 with no floats"}
     assert len({figure.what for figure in found}) == 4
 
 
