@@ -81,6 +81,26 @@ def test_samples_that_chose_the_result_are_a_doubt(tested: str, judged: str | No
     assert all(text.startswith(f"Doubt: {start}") for text, start in zip(said, doubts, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("measured", "judged", "split"), [("train", "val", "train"), (None, "train", "train"), (None, None, "val")]
+)
+def test_the_figure_names_the_split_of_its_answers(
+    measured: str | None, judged: str | None, split: str, tmp_path: Path
+) -> None:
+    """Records of before 2026-12 do not say it, but may say of which samples the bound was judged."""
+    found = record(onnxruntime=(0.5, 0.6))
+    found |= {"validation": {"split": judged, "of": "points of accuracy"}}
+    found["speed"] |= {"split": measured}
+    for arm in found["speed"]["arms"]:
+        arm["metrics"] = {"loss": 0.5, "acc": 0.9}
+    (tmp_path / "compression.json").write_text(json.dumps(found))
+    section, problem = before_after(tmp_path)
+    assert problem == ""
+    assert section is not None
+    # both have one latency, and so one point against it
+    assert [each["panel"]["title"] for each in section["figures"]] == [f"{split} accuracy against size"]
+
+
 def test_backends_that_lose_more_than_others_are_named() -> None:
     found = record(onnxruntime=(0.5, 0.6))
     assert not any("Not counted" in sentence for sentence in sentences(found))  # an older record
