@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from effbench import cli
 from effbench.config.compose import compose, compose_raw
@@ -100,12 +101,24 @@ def test_one_job_outside_the_sweep_folder_stops_the_sweep(
 
 @pytest.mark.proof
 @pytest.mark.process
-@pytest.mark.parametrize("values", ["../../x,../y", "/tmp/x,..", "'a/../../../b','~root'"])
-def test_jobs_named_by_paths_stay_in_the_sweep_s_folder(values: str, below: Path) -> None:
-    assert cli.main(["train", "-m", *TINY, f"data.root={values}", "hydra.sweep.dir=sweep"]) == 0
-    summaries = sorted(below.parent.parent.rglob("summary.json"))
+@pytest.mark.parametrize("values", ["../../x,../y", "{top}/x,../y", "'a/../../../x','~/x'"])
+def test_jobs_named_by_paths_stay_in_the_sweep_s_folder(
+    values: str, below: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    top = below.parent.parent
+    monkeypatch.setenv("HOME", str(top))
+    (below / "a").mkdir()
+    for root in (top / "x", below.parent / "y"):
+        for shade, label in enumerate("ab"):
+            (root / label).mkdir(parents=True)
+            for number in range(5):
+                Image.new("L", (8, 8), 100 * shade + number).save(root / label / f"{number}.png")
+    before = [path for path in sorted(top.rglob("*")) if below not in path.parents]
+    data = ["data=image_folder", "data.cache_dir=cache", f"data.root={values.format(top=top)}"]
+    assert cli.main(["train", "-m", *TINY, *data, "hydra.sweep.dir=sweep"]) == 0
+    summaries = sorted(top.rglob("summary.json"))
     assert [path.parent.parent for path in summaries] == [below / "sweep"] * 2
-    assert sorted(path.name for path in below.parent.iterdir()) == ["here"]
+    assert [path for path in sorted(top.rglob("*")) if below not in path.parents] == before
 
 
 @pytest.mark.slow
