@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from effbench.config.static_compose import group_options
 from effbench.units import counted, human_bytes, human_count
 
 CHECKED = ("onnx", "openvino")  # formats, each with columns of its own
@@ -33,7 +32,7 @@ def page(kept: Mapping[str, Any]) -> str:
     for name in CHECKED:
         columns += [f"{name} file", "difference", "s"]
     lines = [_row(columns), _row(["---"] * len(columns)), *(_line(entry) for entry in kept["entries"].values())]
-    parts = [HEAD, "\n".join(lines), "\n".join(_notes(kept)), _missing(kept), f"{_machines(kept)}{_versions(kept)}"]
+    parts = [HEAD, "\n".join(lines), "\n".join(_notes(kept)), f"{_machines(kept)}{_versions(kept)}"]
     return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
 
 
@@ -63,12 +62,6 @@ def _notes(kept: Mapping[str, Any]) -> Iterator[str]:
                 yield f"- {where}, {name}: none, because {file['reason']}"
             elif file["free_length"] is False:
                 yield f"- {where}, {name}: the exporter fixes the length, so texts are padded to it."
-
-
-def _missing(kept: Mapping[str, Any]) -> str:
-    there = {entry["model"] for entry in kept["entries"].values()}
-    missing = [f"`{model}`" for model in group_options()["model"] if model not in there]
-    return f"Not measured yet: {', '.join(missing)}." if missing else ""
 
 
 def _machines(kept: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ formats only.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -36,6 +36,7 @@ class Display:
         as_percent: 0.848 is written as 84.80 %.
         digits: digits after the decimal point, 0 to 15, of a value that is not written in percent; fewer of a value
             above 1000.
+        is_share: the value is the share of samples that are right, each by itself: Wilson's interval holds for it.
 
     Raises:
         ValueError: an attribute has another type, or no such value.
@@ -46,6 +47,7 @@ class Display:
     unit: str = ""
     as_percent: bool = False
     digits: int = 4
+    is_share: bool = False
 
     def __post_init__(self) -> None:
         # A record may come from anyone, and a wrong mode would rank the worst run first.
@@ -55,6 +57,8 @@ class Display:
             raise ValueError(f"mode of a metric is min or max; got {shown(self.mode)}")
         if not isinstance(self.as_percent, bool):
             raise ValueError(f"as_percent of a metric is true or false; got {shown(self.as_percent)}")
+        if not isinstance(self.is_share, bool):
+            raise ValueError(f"is_share of a metric is true or false; got {shown(self.is_share)}")
         if isinstance(self.digits, bool) or self.digits not in range(16):
             raise ValueError(f"digits of a metric are a whole number from 0 to 15; got {shown(self.digits)}")
 
@@ -138,7 +142,7 @@ class Accuracy(Metric):
     """Fraction of samples whose largest output is their class."""
 
     name = ACCURACY
-    display = Display("accuracy", "max", as_percent=True)
+    display = Display("accuracy", "max", as_percent=True, is_share=True)
     targets = ("class", "tokens")
 
     def sums(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -150,7 +154,7 @@ class Top5Accuracy(Metric):
     """Fraction of samples whose class is among the five largest outputs (among all, if there are fewer)."""
 
     name = "top5"
-    display = Display("top-5 accuracy", "max", as_percent=True)
+    display = Display("top-5 accuracy", "max", as_percent=True, is_share=True)
     targets = ("class", "tokens")
 
     def sums(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -334,10 +338,17 @@ def display_of(column: str, recorded: Mapping[str, Any] | None = None) -> Displa
     if isinstance(about, Mapping):
         try:
             found = Display(**{key: value for key, value in about.items() if key in _FIELDS})
-            return replace(found, title=one_line(found.title), unit=one_line(found.unit))
+            found = replace(found, title=one_line(found.title), unit=one_line(found.unit))
+            return found if "is_share" in about else _completed(found, name)
         except (TypeError, ValueError):
             pass  # the record is damaged: the name alone decides below
     return _DISPLAYS.get(name) or Display(one_line(name), "min" if name.endswith("loss") else "max")
+
+
+def _completed(found: Display, name: str) -> Display:
+    """Return a display of an older record, which does not say whether the metric is a share."""
+    own = _DISPLAYS.get(name)
+    return own if own and own == replace(found, is_share=own.is_share) else found
 
 
 def recorded_displays(summary: Mapping[str, Any]) -> dict[str, Display]:
@@ -351,10 +362,21 @@ def recorded_displays(summary: Mapping[str, Any]) -> dict[str, Display]:
     return {name: display_of(name, recorded) for name in names}
 
 
-def primary(displays: Mapping[str, Display]) -> str:
+def display_in(record: Mapping[str, Any], column: str) -> Display:
+    """Return how a metric is written that a record with the key `task` has; by its name if that does not tell.
+
+    Args:
+        record: summary.json of a run, bench.json, compression.json or tradeoff.json.
+        column: val/METRIC or METRIC.
+    """
+    task = record.get("task")
+    return display_of(column, task.get("metrics") if isinstance(task, Mapping) else None)
+
+
+def primary(names: Iterable[str]) -> str:
     """Return the metric, besides the loss, that judges a run: the first of the task."""
     # the order is that of task.metrics, which the user chose
-    return next((name for name in displays if name != LOSS), LOSS)
+    return next((name for name in names if name != LOSS), LOSS)
 
 
 def shipped_mode(column: str) -> Mode | None:

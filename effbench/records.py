@@ -198,8 +198,8 @@ def sha256_of_plain(value: Any) -> str:
 def check_new_run(folder: Path) -> None:
     """Raise ConfigError if the writable `folder` holds a run already, or its file system cannot hold one."""
     if (folder / "summary.json").exists() or any((folder / "checkpoints").glob("step-*")):
-        again = shlex.quote(f"resume={folder}")
-        raise ConfigError(f"{folder} holds a run already. Continue it with {again}, or choose another folder.")
+        word = shlex.quote(f"resume={folder}")
+        raise ConfigError(f"{folder} holds a run already. Continue it with {word}, or choose another folder.")
     if (folder / "checkpoints").is_dir():  # left by a run that was killed before it saved
         require_writable(folder / "checkpoints")
     try:

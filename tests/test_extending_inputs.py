@@ -222,6 +222,23 @@ def test_own_modality_needs_its_module_allowed(own: list[str], capsys: pytest.Ca
 # --- its augmentation
 
 
+def test_own_options_may_have_the_names_of_others() -> None:
+    """The ranges of images' options, and of a shipped loss's, are not those of a class of the user's."""
+    own = [
+        "augment._target_=own_words.Hide",
+        "augment.scale=3.0",
+        "augment.rotate=[0,720]",
+        "allow_targets=[own_words]",
+    ]
+    assert compose(own).augment.options["scale"] == 3.0
+    assert compose(own).augment.options["rotate"] == [0, 720]
+    loss = ["loss._target_=own_words.Margin", "loss.label_smoothing=2", "allow_targets=[own_words]"]
+    assert compose(loss).loss.options["label_smoothing"] == 2
+    for words in (own[1:], loss[1:]):
+        with pytest.raises(ConfigError, match=r"augment\.scale|loss\.label_smoothing"):
+            compose(words)
+
+
 @pytest.mark.proof
 def test_own_augmentation_group_reaches_the_modality(own: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     words = ["data=mine", "model=mine", "augment=mine", "device.threads=1", *own]

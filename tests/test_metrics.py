@@ -14,7 +14,20 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from effbench import metrics
-from effbench.metrics import Display, Metric, as_recorded, display_of, metric_of, recorded_displays, shipped_mode
+from effbench.metrics import (
+    Accuracy,
+    Display,
+    Metric,
+    as_recorded,
+    display_in,
+    display_of,
+    metric_of,
+    recorded_displays,
+    shipped_mode,
+)
+from effbench.tasks.classification import Classification
+from effbench.tasks.losses import CrossEntropy
+from effbench.tasks.next_token import NextToken
 
 
 def over_batches(metric: Metric, outputs: Tensor, targets: Tensor, size: int) -> float | None:
@@ -113,6 +126,23 @@ def test_a_metric_of_ones_own_reads_as_its_run_recorded_it() -> None:
     summary = {"task": {"metrics": as_recorded(own)}, "metrics": {"val/kappa": 0.5, "val/loss": 1.0}}
     assert recorded_displays(summary)["kappa"] == own["kappa"]
     assert recorded_displays({"metrics": {"val/kappa": 0.5}})["kappa"].text(0.5) == "0.5000"
+
+
+def test_a_record_without_is_share_keeps_a_shipped_metric_s() -> None:
+    """Records of effbench 0.1 do not have it: the interval of their accuracy stays."""
+    older = as_recorded({"acc": display_of("acc"), "kappa": Display("kappa", "max"), "top5": Display("mine", "min")})
+    for about in older.values():
+        del about["is_share"]
+    found = {name: display_in({"task": {"metrics": older}}, f"val/{name}") for name in older}
+    assert {name: display.is_share for name, display in found.items()} == {"acc": True, "kappa": False, "top5": False}
+    assert found["top5"].mode == "min"
+
+
+def test_tokens_of_a_text_are_no_independent_samples() -> None:
+    tokens = NextToken(CrossEntropy(), [Accuracy()], num_outputs=3)
+    assert Classification(CrossEntropy(), [Accuracy()], num_outputs=3).displays["acc"].is_share
+    assert not tokens.displays["acc"].is_share
+    assert not display_in({"task": tokens.display_record()}, "test/acc").is_share
 
 
 def test_a_recorded_display_shows_no_control_characters() -> None:

@@ -55,8 +55,10 @@ class Huber(Loss):
 # The tests that walk conf/. A test of `newcomer` has the name in its id; those that loop inside are named here.
 WALKS = ("test_contracts.py", "test_smoke.py", "models/test_model_configs.py", "optimizers", "study/test_space.py",
          "test_readme.py", "cpu/test_accelerate.py", "training/test_resume.py",
-         "config/test_yaml_text.py")  # fmt: skip
-CHOSEN = "newcomer or table_lists or tries_every or plan_counts or space_of_every"
+         "config/test_yaml_text.py", "test_schedulers.py", "config/test_data_choices.py", "config/test_names.py",
+         "test_architectures.py")  # fmt: skip
+FILES = ("README.md", "pyproject.toml", "CONTRIBUTING.md", "docs")
+CHOSEN = "newcomer or table_lists or tries_every or plan_counts or space_of_every or of_the_table or page_is"
 
 
 def add(tree: Path) -> None:
@@ -113,7 +115,7 @@ with tempfile.TemporaryDirectory() as scratch:
 @pytest.mark.process
 @pytest.mark.proof
 def test_the_unedited_tests_and_smoke_pass_with_new_yamls(tmp_path: Path) -> None:
-    for name in ("conf", "effbench", "recipes", "tests", "README.md", "pyproject.toml", "CONTRIBUTING.md", "docs"):
+    for name in ("conf", "effbench", "recipes", "tests", "benchmarks", *FILES):
         source = ROOT / name
         copy = shutil.copytree if source.is_dir() else shutil.copy
         copy(source, tmp_path / name)
@@ -126,3 +128,59 @@ def test_the_unedited_tests_and_smoke_pass_with_new_yamls(tmp_path: Path) -> Non
             timeout=patience(TIMEOUT_S),
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+LINES = {  # file of effbench -> (what begins the line before which one is added, the added one)
+    "export/formats.py": ("Format('torch_export'", "Format('newcomer', '.new', 'newcomer_files', program=True),"),
+    "bench/backends.py": (
+        "Backend('torch_export'",
+        "Backend('newcomer', 'newcomer', 'a file', _torch, _load_torchscript),",
+    ),
+    "explain/__init__.py": ("'depthwise':", "'newcomer': 'a topic of its own',"),
+}
+MODULES = {
+    "export/newcomer_files.py": """from effbench.export.torch_files import load_torchscript as load_newcomer
+from effbench.export.torch_files import make_torchscript as make_newcomer
+""",
+    "explain/topics/newcomer.py": """from effbench.explain.content import Explanation, Paragraph
+
+def explain(request):
+    return Explanation("newcomer", "A newcomer", [Paragraph("It is here.")], {}, ["none"])
+""",
+}
+USE = """
+import json
+from effbench.cli import main
+
+small = ["data=synthetic", "data.image_size=8", "data.num_train=16", "data.num_val=8", "data.num_test=8",
+         "data.batch_size=8"]
+model = ["model=mlp", "model.hidden=[8]", "device.threads=1", "trainer.max_epochs=1", "hydra.run.dir=run"]
+quick = ["backends=[eager,newcomer]", "rounds=3", "seconds=0.05", "batch_sizes=[1]"]
+verbs = ["export", "run", "format=newcomer"], ["explain", "newcomer"], ["bench", "run", *quick]
+for words in (["train", *small, *model], *verbs):
+    assert main(words) == 0, words
+arms = {arm["backend"]: arm["status"] for arm in json.load(open("run/bench/bench.json"))["arms"]}
+assert arms == {"eager": "ok", "newcomer": "ok"}, arms
+"""
+
+
+@pytest.mark.process
+@pytest.mark.proof
+def test_a_format_a_backend_and_a_topic_are_a_line_each(tmp_path: Path) -> None:
+    """As CONTRIBUTING.md says."""
+    for name in ("conf", "effbench", "recipes"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    for name, (before, line) in LINES.items():
+        path = tmp_path / "effbench" / name
+        text, begins = path.read_text(), "    " + before.replace("'", '"')
+        assert text.count(begins) == 1
+        path.write_text(text.replace(begins, f"    {line}\n{begins}"))
+    for name, content in MODULES.items():
+        (tmp_path / "effbench" / name).write_text(content)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", USE], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+        timeout=patience(TIMEOUT_S),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "It is here." in done.stdout

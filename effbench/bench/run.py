@@ -188,6 +188,7 @@ def _record(
         "sample_shape": list(source.samples.shape[1:]),
         "split": source.split,
         "no_accuracy": source.no_accuracy or None,
+        "task": source.task and source.task.display_record(),
         "options": _options(options),
         "arms": list(rows.values()),
         "reference": first.name,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from effbench.metrics import display_of
+from effbench.report.backend_fronts import ShownMetric
 from effbench.report.deployment import lost_head, main_metric, sentences, three
 from effbench.report.text_table import TextColumn, console, print_sentence, print_table
 from effbench.units import counted, human_bytes, percent
@@ -66,17 +66,17 @@ def _print_throughput(arms: Sequence[Mapping[str, Any]], record: Mapping[str, An
     for size in record["options"]["batch_sizes"]:
         cells = [_speed(arm["batches"].get(str(size))) for arm in arms]
         columns.append(TextColumn(f"{record['unit']}s/s,\nbatch {size}", cells, drop_order=0 if size == 1 else 1))
-    if metric := main_metric(arms):
-        columns.append(TextColumn(f"{record['split']}\n{metric}", [_value(arm, metric) for arm in arms]))
+    if metric := main_metric(record, arms):
+        columns.append(TextColumn(f"{record['split']}\n{metric.name}", [_value(arm, metric) for arm in arms]))
         columns.append(TextColumn(_LOST[lost_head(arms)], [f"{arm['lost']['estimate']:+.2f}" for arm in arms]))
     columns.append(TextColumn("output\nmoves by", [f"{arm['parity']['relative']:.1e}" for arm in arms]))
     columns.append(TextColumn("same\nanswers", [percent(arm["parity"]["agreement"]) for arm in arms], drop_order=2))
     print_table(columns)
 
 
-def _value(arm: Mapping[str, Any], metric: str) -> str:
-    value = arm["metrics"].get(metric)  # it may be undefined for the answers of one backend
-    return "-" if value is None else display_of(metric).text(value)
+def _value(arm: Mapping[str, Any], metric: ShownMetric) -> str:
+    value = arm["metrics"].get(metric.name)  # it may be undefined for the answers of one backend
+    return "-" if value is None else metric.display.text(value)
 
 
 def _ms(found: Mapping[str, Any] | None, name: str) -> str:

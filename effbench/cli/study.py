@@ -63,10 +63,10 @@ def study(arguments: Arguments) -> int:
     # Printed when the study is interrupted: the same command goes on with it. shlex: a shell would split [a, b].
     folder = arguments.get("config_dir")
     place = ["--config-dir", folder] if folder else []
-    again = arguments.has("costs")
-    command = shlex.join(["effbench", "study", *arguments.overrides, *place, *(["--costs"] if again else [])])
+    costs = arguments.has("costs")
+    command = shlex.join(["effbench", "study", *arguments.overrides, *place, *(["--costs"] if costs else [])])
     if arguments.has("plan"):
-        if again:
+        if costs:
             raise ConfigError("give --plan or --costs: one plans a study, the other measures one that has ended.")
         return plan_only(plan, arguments.has("json"))
-    return run_study(plan, command, arguments.has("json"), again)
+    return run_study(plan, command, arguments.has("json"), costs)

@@ -58,6 +58,7 @@ def compare(source: Run, result: Run, options: CompressOptions) -> Comparison:
     validation = _validated(source, checkpoint, result)
     speed = speeds(source, checkpoint, result, options.bench, validation, options.bounded)
     facts = {
+        "task": source.task.display_record(),
         "validation": validation,
         "test": {key: tested[key] for key in ("split", "samples", "same_data", "lost", "lost_of", "parity")},
         **{side: {**costs[side], "metrics": tested[side], "accuracy": tested[f"{side}_accuracy"]} for side in costs},

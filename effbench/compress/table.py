@@ -10,7 +10,7 @@ from effbench.bench.backends import BACKENDS
 from effbench.compress.target import Target
 from effbench.compress.winner import format_of
 from effbench.escaping import for_terminal
-from effbench.metrics import display_of
+from effbench.metrics import Display, display_in
 from effbench.report.before_after import costs, search_sentences, sentences, value_text
 from effbench.report.compression import FILES
 from effbench.report.deployment import three
@@ -74,12 +74,12 @@ def print_trade_off(record: Mapping[str, Any]) -> None:
     before, rows, metric = record["before"], record["rows"], record["metric"]
     head = f"{record['model']}, method={record['method']}; latency at batch 1 with the fastest backend of each"
     print_sentence(out, head, style="bold")
-    split = rows[0]["split"]
+    split, display = rows[0]["split"], display_in(record, metric)
     every = [before, *rows]
     print_table(
         [
             TextColumn("ratio", ["before", *(f"{row['ratio']:g}" for row in rows)]),
-            TextColumn(f"{split}\n{metric}", [_value(each, metric) for each in every]),
+            TextColumn(f"{split}\n{metric}", [_value(each, metric, display) for each in every]),
             TextColumn("points lost", ["", *map(_points, rows)], drop_order=1),
             TextColumn("parameters", [human_count(each["parameters"]) for each in every], drop_order=3),
             TextColumn("file", [human_bytes(each["bytes"]) if each["bytes"] else "-" for each in every]),
@@ -93,9 +93,9 @@ def print_trade_off(record: Mapping[str, Any]) -> None:
     print(f"  {for_terminal(record['path'])}/tradeoff.svg")
 
 
-def _value(row: Mapping[str, Any], metric: str) -> str:
+def _value(row: Mapping[str, Any], metric: str, display: Display) -> str:
     value = row["metrics"].get(metric)  # it may be undefined for the answers of one ratio
-    return "-" if value is None else display_of(metric).text(value)
+    return "-" if value is None else display.text(value)
 
 
 def _points(row: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from effbench.compress.options import ELSEWHERE, CompressOptions
 from effbench.compress.trial import FAULTS, Trial, bytes_of, p50_of, tried
 from effbench.errors import EffbenchError, first_line
-from effbench.metrics import display_of
+from effbench.metrics import display_in, primary
 from effbench.records import replacing
 from effbench.redaction import redact, redact_environment
 from effbench.report.deployment import three
@@ -64,7 +64,8 @@ def _record(source: Run, method: str, trials: Sequence[tuple[float, Trial]]) -> 
         "schema_version": SCHEMA,
         "method": method,
         "model": source.config.model.label,
-        "metric": _metric(source),
+        "task": source.task.display_record(),
+        "metric": primary(source.task.displays),
         "before": {
             **first["before"],
             "bytes": bytes_of(first["speed"], "before"),
@@ -75,11 +76,6 @@ def _record(source: Run, method: str, trials: Sequence[tuple[float, Trial]]) -> 
         "threads": first["speed"]["threads"],
         "environment": first["speed"]["environment"],
     }
-
-
-def _metric(source: Run) -> str:
-    """Return the metric that the figure shows: the task's first one beside the loss."""
-    return next((name for name in source.task.names if name != "loss"), "loss")
 
 
 def _csv(record: Mapping[str, Any]) -> str:
@@ -102,7 +98,7 @@ def _csv(record: Mapping[str, Any]) -> str:
 def figures_of(record: Mapping[str, Any]) -> list[Figure]:
     """Return accuracy over latency and over size, both as parts of those of the run before."""
     metric, before = record["metric"], record["before"]
-    display = display_of(metric)
+    display = display_in(record, metric)
     split = record["rows"][0]["split"]
     points: dict[str, list[tuple[float, float]]] = {"latency": [], "size": []}
     whole = {**before, "over_before": {"estimate": 1.0}}

@@ -13,6 +13,8 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
     field_validator,
     model_serializer,
     model_validator,
@@ -81,6 +83,12 @@ class OpenSection(BaseModel):
         *modules, name = self.target.split(".")
         # mylab.nets.wide.create is `wide`, mylab.nets.Wide is `Wide`.
         return modules[-1] if name.lower() in _GENERIC and modules else name
+
+
+def _of_known_classes(value: Any, check: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+    """Check an option of effbench's and torch's classes; in a class of the user's its name may mean something else."""
+    known = str(info.data.get("target")).startswith(("effbench.", "torch."))
+    return check(value) if known else value
 
 
 class ModelConfig(OpenSection):
@@ -192,8 +200,8 @@ class TrainerConfig(Section):
 class AugmentConfig(OpenSection):
     """The augmentation of one kind of samples, whose class checks its options.
 
-    Options for images have types here, to be refused early. Those that a class does not have are None, and no part of
-    the config.
+    Options of the class for images have types here, to be refused early. Those that a class does not have are None,
+    and no part of the config.
     """
 
     passed: ClassVar[tuple[str, ...]] = (
@@ -211,6 +219,7 @@ class AugmentConfig(OpenSection):
     dropout_size: Fraction | None = None
     mixup_alpha: NonNegative | None = None
     cutmix_alpha: NonNegative | None = None
+    _checked = field_validator(*passed, mode="wrap")(_of_known_classes)
 
     @model_serializer(mode="wrap")
     def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -226,7 +235,8 @@ class LossConfig(OpenSection):
     passed: ClassVar[tuple[str, ...]] = ("label_smoothing", "class_weights")
     l1: NonNegative
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] | None = None
-    class_weights: list[NonNegative] | Literal["balanced"] | None = None
+    class_weights: list[NonNegative] | Literal["balanced"] | None = None  # the builder gives every class its weights
+    _checked = field_validator("label_smoothing", mode="wrap")(_of_known_classes)
 
 
 class Monitor(Section):

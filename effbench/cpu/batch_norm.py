@@ -142,8 +142,8 @@ class _BatchNorm(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, statistics = ctx.saved_tensors
         if needs_differentiable_backward(gradient):
-            again = partial(by_torch, eps=ctx.eps, activation=ctx.activation)
-            found = differentiable_gradients(again, (x, weight, bias), ctx.needs_input_grad[:3], gradient)
+            fallback = partial(by_torch, eps=ctx.eps, activation=ctx.activation)
+            found = differentiable_gradients(fallback, (x, weight, bias), ctx.needs_input_grad[:3], gradient)
             return *found, None, None
         x, gradient = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, gradient))
         channels, rows = x.shape[1], x.numel() // x.shape[1]

@@ -79,8 +79,8 @@ class _DepthwiseConvolution(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (x, weight), stride, padding = ctx.saved_tensors, ctx.stride, ctx.padding
         if needs_differentiable_backward(gradient):
-            again = partial(_by_torch, stride=stride, padding=padding)
-            return *differentiable_gradients(again, (x, weight), ctx.needs_input_grad[:2], gradient), None, None
+            fallback = partial(_by_torch, stride=stride, padding=padding)
+            return *differentiable_gradients(fallback, (x, weight), ctx.needs_input_grad[:2], gradient), None, None
         x, gradient = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, gradient))
         for_x: Tensor | None = None
         if ctx.needs_input_grad[0]:

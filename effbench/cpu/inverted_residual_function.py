@@ -123,8 +123,8 @@ class _InvertedResidual(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (x, saved, *weights), block = ctx.saved_tensors, ctx.block
         if needs_differentiable_backward(gradient):
-            again = partial(_by_torch, block)
-            found = differentiable_gradients(again, (x, *weights), ctx.needs_input_grad[2:], gradient)
+            fallback = partial(_by_torch, block)
+            found = differentiable_gradients(fallback, (x, *weights), ctx.needs_input_grad[2:], gradient)
             return None, None, *found
         # autograd notices changes in place, but not a replaced .data, whose memory C would read as before
         if not block.takes(weights):

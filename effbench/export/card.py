@@ -11,7 +11,6 @@ from effbench.metrics import LOSS, display_of
 from effbench.stats import share_interval
 from effbench.units import human_bytes, human_count
 
-_SHARES = ("acc", "top5")  # each sample counts as right or wrong: Wilson's interval holds
 _SHOWN = 20  # classes that are listed
 # (word for a sample, kind of the targets) -> the Hub's name of the task
 _PIPELINES = {
@@ -104,7 +103,7 @@ def _metrics(facts: Mapping[str, Any], summary: Mapping[str, Any]) -> Iterator[s
     for metric, value in values:
         display = display_of(metric, recorded)
         interval = "not known from one run"
-        if metric in _SHARES and count and 0 <= value <= 1 and (summary.get("task") or {}).get("name") != "next_token":
+        if display.is_share and count and 0 <= value <= 1:
             found = share_interval(value * count, count)
             interval = f"{display.text(found.low)} to {display.text(found.high)} (Wilson, n = {count:,})"
         yield f"| {markdown_text(display.title)} | {display.with_unit(value)} | {interval} |"

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from effbench.metrics import ACCURACY, display_of
+from effbench.metrics import Display, display_in
 from effbench.pareto import cheaper, front, unbeaten
 from effbench.report.figures import Figure
 from effbench.report.fronts import front_figure
@@ -22,12 +23,25 @@ _MOST_NAMED = 2  # backends at one point, such as those that read the same file
 Arms = Mapping[str, Mapping[str, Any]]  # name in the figure -> entry of a record's arms
 
 
-def backend_fronts(arms: Arms, metric: str | None, split: str, size: str, paired: bool = True) -> list[Figure]:
+@dataclass(frozen=True)
+class ShownMetric:
+    """The metric of a figure or a column: its name in a record, and how its values are written."""
+
+    name: str
+    display: Display
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any], name: str) -> ShownMetric:
+        """Return it as a record with the key `task` describes it, or by its name."""
+        return cls(name, display_in(record, name))
+
+
+def backend_fronts(arms: Arms, metric: ShownMetric | None, split: str, size: str, paired: bool = True) -> list[Figure]:
     """Return the metric against the latency of a call, and against the size of the file; [] without a metric.
 
     Args:
         arms: what was measured. Those that failed, or have no value of the metric, are left out.
-        metric: name of the metric; None if there is none.
+        metric: that is drawn; None if there is none.
         split: that it is of.
         size: batch size of the latency, as the record writes it.
         paired: `lost` of all arms is beside the same answers; False: values are compared by their intervals.
@@ -37,9 +51,9 @@ def backend_fronts(arms: Arms, metric: str | None, split: str, size: str, paired
     known = {
         name: arm
         for name, arm in arms.items()
-        if arm["status"] == "ok" and (arm.get("metrics") or {}).get(metric) is not None and size in arm["batches"]
+        if arm["status"] == "ok" and (arm.get("metrics") or {}).get(metric.name) is not None and size in arm["batches"]
     }
-    display = display_of(metric)
+    display = metric.display
     qualities = {name: _quality(arm, metric, paired) for name, arm in known.items()}
     sign = 1 if display.mode == "max" else -1
     lost = {name: _lost(arm) if paired else None for name, arm in known.items()}
@@ -53,7 +67,7 @@ def backend_fronts(arms: Arms, metric: str | None, split: str, size: str, paired
         names = _at_one_point(values, qualities)
         points = front(cost, {name: values[name] for name in names}, better, names)
         joined = unbeaten({name: (sign * qualities[name].estimate, values[name].estimate) for name in names})
-        title = f"{split} {display.axis or metric} against {cost}"
+        title = f"{split} {display.axis or metric.name} against {cost}"
         texts = (written, quality, display.text)
         drawn.append(front_figure(title, across, points, qualities, names, texts, joined))
     return [each for each in drawn if each is not None]
@@ -63,9 +77,9 @@ def _exactly(value: float) -> Interval:
     return Interval(float(value), float(value), float(value), 1)
 
 
-def _quality(arm: Mapping[str, Any], metric: str, paired: bool) -> Interval:
-    value, samples = float(arm["metrics"][metric]), int((arm.get("parity") or {}).get("samples") or 0)
-    if not paired and metric == ACCURACY and samples and arm.get("lost_of") == "accuracy":
+def _quality(arm: Mapping[str, Any], metric: ShownMetric, paired: bool) -> Interval:
+    value, samples = float(arm["metrics"][metric.name]), int((arm.get("parity") or {}).get("samples") or 0)
+    if not paired and metric.display.is_share and samples:
         return share_interval(value * samples, samples)
     return _exactly(value)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from effbench.errors import ConfigError, shown
 from effbench.escaping import for_terminal
-from effbench.metrics import LOSS, display_of
+from effbench.metrics import LOSS, display_in, display_of
 from effbench.report.backend_fronts import backend_fronts
 from effbench.report.compression import FILES, NAME, PRUNED, judged_on, read_compression, trained_since
 from effbench.report.deployment import main_metric, three
@@ -65,7 +65,7 @@ def _fronts(record: Mapping[str, Any], size: str) -> list[Figure]:
     # older records say of which split the bound was judged, or nothing
     split = speed.get("split") or (record.get("validation") or {}).get("split") or "val"
     arms = {f"{arm['backend']}, {arm['side']}": arm for arm in speed["arms"][:_MOST_DRAWN]}
-    metric = main_metric([arm for arm in arms.values() if arm["status"] == "ok"])
+    metric = main_metric(record, [arm for arm in arms.values() if arm["status"] == "ok"])
     return backend_fronts(arms, metric, str(split), size, paired=False)
 
 
@@ -180,7 +180,7 @@ def costs(record: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     before, after, split = record["before"], record["after"], record["test"]["split"]
     rows = []
     for name, value in before["metrics"].items():
-        display = display_of(name)
+        display = display_in(record, name)
         # a metric may be undefined for the answers of one side
         now = after["metrics"].get(name)
         rows.append(

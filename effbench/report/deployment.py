@@ -12,8 +12,8 @@ from typing import Any
 from effbench.errors import ConfigError
 from effbench.escaping import for_terminal
 from effbench.guarded import MissingFileError, checked_version, read_bytes
-from effbench.metrics import display_of
-from effbench.report.backend_fronts import backend_fronts
+from effbench.metrics import primary
+from effbench.report.backend_fronts import ShownMetric, backend_fronts
 from effbench.report.figures import Figure, Series, figure
 from effbench.training.manifest import has_other_weights
 from effbench.units import article, counted, human_bytes
@@ -72,9 +72,9 @@ def _section(record: Mapping[str, Any]) -> dict[str, Any]:
     working = [arm for arm in arms if arm["status"] == "ok" and arm.get("batches")]
     sizes = [int(size) for size in record["options"]["batch_sizes"]]
     smallest, largest, unit = min(sizes), max(sizes), str(record["unit"])
-    metric = main_metric(working)
+    metric = main_metric(record, working)
     heads = ["backend", f"p50, batch {smallest}", "95 %", "p99", f"{unit}s/s, batch {largest}", "load", "peak", "file"]
-    heads += [f"{record['split']} {metric}", lost_head(working)] if metric else []
+    heads += [f"{record['split']} {metric.name}", lost_head(working)] if metric else []
     named = {str(arm["backend"]): arm for arm in working}
     drawn = [*filter(None, [latency_figure(record)]), *backend_fronts(named, metric, record["split"], str(smallest))]
     model, machine = record["model"], record["environment"]
@@ -90,7 +90,7 @@ def _section(record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _row(arm: Mapping[str, Any], small: str, large: str, metric: str | None) -> list[str]:
+def _row(arm: Mapping[str, Any], small: str, large: str, metric: ShownMetric | None) -> list[str]:
     first, last = arm["batches"].get(small), arm["batches"].get(large)
     p50 = first["latency_s"]["p50"] if first else None
     p99 = first["latency_s"]["p99"] if first else None
@@ -106,8 +106,8 @@ def _row(arm: Mapping[str, Any], small: str, large: str, metric: str | None) -> 
     ]
     if metric is None:
         return cells
-    value = arm["metrics"].get(metric)  # it may be undefined for the answers of one backend
-    return [*cells, "" if value is None else display_of(metric).text(value), f"{arm['lost']['estimate']:+.2f}"]
+    value = arm["metrics"].get(metric.name)  # it may be undefined for the answers of one backend
+    return [*cells, "" if value is None else metric.display.text(value), f"{arm['lost']['estimate']:+.2f}"]
 
 
 def lost_head(arms: Sequence[Mapping[str, Any]]) -> str:
@@ -115,10 +115,15 @@ def lost_head(arms: Sequence[Mapping[str, Any]]) -> str:
     return "answers changed %" if any(arm.get("lost_of") == "answers" for arm in arms) else "points lost"
 
 
-def main_metric(arms: Sequence[Mapping[str, Any]]) -> str | None:
-    """Return the metric that is shown: accuracy, or else the first one besides the loss; None if there is none."""
+def main_metric(record: Mapping[str, Any], arms: Sequence[Mapping[str, Any]]) -> ShownMetric | None:
+    """Return the metric that is shown, the task's first one besides the loss; None if the arms have none.
+
+    Args:
+        record: bench.json, compression.json, or what has the same `task`.
+        arms: of the record; their metrics are in the order of the task.
+    """
     names = [str(name) for arm in arms for name in arm.get("metrics") or {}]
-    return "acc" if "acc" in names else next((name for name in names if name != "loss"), names[0] if names else None)
+    return ShownMetric.of(record, primary(names)) if names else None
 
 
 def three(value: float) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from effbench.metrics import ACCURACY, Display, primary
+from effbench.metrics import Display, primary
 from effbench.pareto import FrontPoint, cheaper, front, is_same, unbeaten
 from effbench.report.collect import RunRecord
 from effbench.report.measured import LIBRARIES, Loss, Machine, Measured, measured
@@ -181,7 +181,7 @@ def trade_offs(records: Sequence[RunRecord]) -> tuple[list[TradeOff], list[tuple
     for folder, each in found.items():
         run = by_folder[folder]
         judged = _judged(run, each)
-        if judged is not None and (problem := _impossible(judged)):
+        if judged is not None and (problem := _impossible(judged, run.displays[judged[0]].is_share)):
             wrong.append((folder, problem))
         elif judged is None:
             without.append(run.name)
@@ -215,19 +215,17 @@ def _judged(run: RunRecord, found: Sequence[Measured]) -> tuple[str, str, Interv
     return None
 
 
-def _impossible(judged: tuple[str, str, Interval]) -> str | None:
+def _impossible(judged: tuple[str, str, Interval], is_share: bool) -> str | None:
     """Return what is wrong with a value; None if nothing is known to be. It would push every true one off a front."""
     metric, split, value = judged
-    if metric == ACCURACY and not 0 <= value.estimate <= 1:
+    if is_share and not 0 <= value.estimate <= 1:
         return f"{split}/{metric} must be a share from 0 to 1; got {value.estimate:g}. Evaluate the run again."
     return None
 
 
 def _interval(run: RunRecord, metric: str, value: float, samples: int) -> Interval:
     """Return a metric with its interval: of a share of independent samples; else one without ends."""
-    # tokens of one text are not independent samples
-    is_share = metric == ACCURACY and (run.part("task").get("name") or "classification") == "classification"
-    if is_share and samples > 0 and 0 <= value <= 1:  # a damaged value: see _impossible
+    if run.displays[metric].is_share and samples > 0 and 0 <= value <= 1:  # a damaged value: see _impossible
         return share_interval(value * samples, samples)
     return Interval(value, -math.inf, math.inf, samples)
 

@@ -14,7 +14,6 @@ from torch import nn
 from effbench.config.schema import Config
 from effbench.data.modality import Modality
 from effbench.data.splits import Splits
-from effbench.metrics import as_recorded
 from effbench.models import accounting
 from effbench.report.environment import environment, git_state, peak_memory, program_state
 from effbench.training.meter import WARMUP_STEPS
@@ -48,7 +47,7 @@ def known_at_start(
         "device": str(modality.transfer.device),
         "auto": chosen,
         "processes": trainer.ranks.world_size,
-        "task": {"name": trainer.task.label, "metrics": as_recorded(trainer.task.displays), **trainer.task.record()},
+        "task": {**trainer.task.display_record(), **trainer.task.record()},
         "data": {
             "name": data.name,
             "sha256": data.sha256,

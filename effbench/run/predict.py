@@ -104,9 +104,8 @@ def _describer(
 ) -> Callable[[Tensor], Iterator[dict[str, Any] | None]]:
     """Return a function: samples -> the answer for each as a mapping, None if it is not finite."""
     from effbench.tasks.generation import NotFiniteError
-    from effbench.tasks.next_token import NextToken
 
-    if isinstance(run.task, NextToken):
+    if run.task.sampling is not None:
         chosen = dict(options) if top_k is None else {**options, "top_k": top_k}
         follow = run.continuer(checkpoint, **chosen)
 

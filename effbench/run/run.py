@@ -23,7 +23,6 @@ from effbench.metrics import LOSS, recorded_displays
 from effbench.records import read_metrics, read_summary
 from effbench.run.compressed import shaped_model
 from effbench.tasks.generation import continuation, tokenizer_of
-from effbench.tasks.next_token import NextToken
 from effbench.tasks.task import Task
 from effbench.training.checkpoint_files import DamagedError, weights_and_manifest
 from effbench.training.snapshots import load_weights
@@ -236,7 +235,7 @@ class Run:
         """Return a function like `continued` that loads the weights once: token numbers -> the text that follows."""
         task, modality = self.task, self.modality()
         tokenizer = tokenizer_of(modality)
-        if not isinstance(task, NextToken) or tokenizer is None:
+        if task.sampling is None or tokenizer is None:
             raise ConfigError(f"only runs with task=next_token continue texts; this one has task={task.label}.")
         known = ("length", "temperature", "top_k", "seed")
         if unknown := [key for key in options if key not in known]:

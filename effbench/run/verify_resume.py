@@ -59,8 +59,8 @@ def verify_resume(words: Sequence[str], config_dir: str | None = None) -> list[C
         whole, broken = Path(scratch) / "whole", Path(scratch) / "broken"
         _session("uninterrupted", lambda: train(config, whole), expected=0)
         _session(f"killed after step {at}", lambda: _killed(config, broken, at), expected=-signal.SIGKILL)
-        again = config.model_copy(update={"resume": str(broken)})
-        _session("resumed", lambda: train(again, broken), expected=0)
+        resumed = config.model_copy(update={"resume": str(broken)})
+        _session("resumed", lambda: train(resumed, broken), expected=0)
         return list(_compared(whole, broken))
 
 

@@ -43,6 +43,7 @@ class NextToken(Task):
     loss_unit = "nats a token"
     remedy = "Write loss=cross_entropy, and metrics such as bits_per_byte, acc, top5."
     evaluated_by = CrossEntropy()
+    independent = False
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,12 @@ from torch import Tensor, nn
 from effbench.data.modality import Modality
 from effbench.data.splits import Splits
 from effbench.errors import ConfigError
-from effbench.metrics import LOSS, Display, Metric
+from effbench.metrics import LOSS, Display, Metric, as_recorded
 from effbench.tasks.losses import Loss
 from effbench.tasks.tallies import Tallies
+
+if TYPE_CHECKING:
+    from effbench.tasks.generation import Sampling
 
 
 class PredictionCheck:
@@ -87,6 +90,8 @@ class Task:
         prediction_check: called without arguments for each evaluation of a training.
         breakdown: called without arguments for `effbench eval`: its `by_class` is what that tells of each class.
         samples: `sample_text` returns a text.
+        sampling: how `predict` continues a text, for tasks that do so instead of answering.
+        independent: what the metrics count are samples, each drawn by itself; not so for the tokens of a text.
         names: names of what is measured: the loss, then the metrics.
         displays: metric name -> display, with the loss.
 
@@ -104,6 +109,8 @@ class Task:
     prediction_check: ClassVar[type[PredictionCheck]] = PredictionCheck  # which checks nothing
     breakdown: ClassVar[type[PredictionCheck]] = PredictionCheck  # which tells nothing
     samples: bool = False
+    sampling: Sampling | None = None
+    independent: ClassVar[bool] = True
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -125,8 +132,11 @@ class Task:
         self.tallies = Tallies(self.metrics, num_outputs)
         # The order of log lines, tables and columns: the loss, then the metrics as configured.
         self.displays = {LOSS: Display(LOSS, "min", self.loss_unit)}
-        self.displays |= {metric.name: metric.display for metric in self.metrics}
+        self.displays |= {metric.name: self._display_of(metric) for metric in self.metrics}
         self.names = tuple(self.displays)
+
+    def _display_of(self, metric: Metric) -> Display:
+        return metric.display if self.independent else replace(metric.display, is_share=False)
 
     def checked(self, data: Splits) -> Splits:
         """Return the dataset with targets as this task takes them. Raise DataError for targets of another kind."""
@@ -182,6 +192,10 @@ class Task:
 
     def fit(self, data: Splits) -> None:
         """Take from the train split what the task needs; by default nothing. Raises DataError."""
+
+    def display_record(self) -> dict[str, Any]:
+        """Return the name and how each metric is written, for `task` of a record: see metrics.display_in."""
+        return {"name": self.label, "metrics": as_recorded(self.displays)}
 
     def record(self) -> dict[str, Any]:
         """Return what `restore` needs as plain values, for `task` in summary.json."""

@@ -12,7 +12,7 @@ import pytest
 from effbench.cli import completion
 from effbench.config import names
 from effbench.config.compose import compose, compose_raw
-from effbench.config.static_compose import group_options
+from effbench.config.static_compose import group_options, member
 from effbench.errors import ConfigError
 from tests.commandline import python
 
@@ -129,8 +129,8 @@ def test_choices_in_the_hydra_config_store_are_accepted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [*group_options()["model"], "vit_tiny model.depth=3", "cnn model.channels=[8]"])
 def test_a_model_label_is_its_choice_or_its_architecture(name: str) -> None:
     label = compose([f"model={name.split()[0]}", *name.split()[1:]]).model.label
-    arch = {"mobilenet": "mobilenet_v3_small", "swin": "swin_t", "timm": "mobilenetv4_conv_small"}
-    assert label == {**arch, "torchvision": "efficientnet_b0"}.get(name, name.split()[0])
+    found = member("model", name.split()[0])
+    assert label == (found.get("arch") or found.get("name") or name.split()[0])
 
 
 @pytest.mark.slow
