@@ -15,6 +15,8 @@ from effbench import cli
 HERE = Path(__file__).parent
 VERSIONS = sorted(path.name for path in HERE.iterdir() if (path / "eval.json").is_file())
 RUNS = ("photos_run", "mid_epoch", "plateau", "sweep/000_optimizer=lion", "sweep/001_optimizer=sgd")
+# runs that not every version has, such as (schema8, texts): texts, tables and next-token prediction
+OTHERS = [(path.parent.name, path.name.removesuffix(".eval.json")) for path in sorted(HERE.glob("*/*.eval.json"))]
 
 
 @pytest.fixture(params=VERSIONS)
@@ -99,3 +101,52 @@ def test_an_old_run_can_be_resumed(run: str, frozen: Path) -> None:
 def test_an_old_sweep_is_found_finished(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "-m", "sweep.resume=sweep"]) == 0
     assert "optimizer=lion" in capsys.readouterr().out
+
+
+# --- texts, tables and next-token prediction
+
+
+@pytest.fixture
+def other(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A run of OTHERS, in a copy of its version's folder."""
+    version, name = request.param
+    shutil.copytree(HERE / version, tmp_path / "runs", symlinks=True)
+    monkeypatch.chdir(tmp_path / "runs")
+    return str(name)
+
+
+def test_there_are_runs_of_each_kind() -> None:
+    assert {name for _, name in OTHERS} == {"texts", "labels", "prices", "book"}
+
+
+@pytest.mark.parametrize("other", OTHERS, indirect=True, ids="-".join)
+def test_an_old_run_of_texts_or_rows_answers_as_then(other: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["verify", f"{other}_run"]) == 0
+    then, now = json.loads(Path(f"{other}.eval.json").read_text()), result(capsys, "eval", f"{other}_run", "--json")
+    assert isinstance(now, dict)
+    assert {key: now[key] for key in then} == pytest.approx(then, rel=1e-4)
+    if (predicted := Path(f"{other}.predictions.json")).is_file():
+        rows = result(capsys, "predict", f"{other}_run", f"{'prices' if other == 'prices' else 'texts'}.csv", "--json")
+        assert_same_rows(rows, json.loads(predicted.read_text()))
+
+
+def assert_same_rows(now: object, then: list[dict[str, object]]) -> None:
+    assert isinstance(now, list)
+    assert len(now) == len(then) > 0
+    for row, old in zip(now, then, strict=True):
+        assert row.keys() == old.keys()
+        for key, value in old.items():
+            assert row[key] == (pytest.approx(value, rel=1e-3, abs=1e-4) if isinstance(value, float) else value)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("other", OTHERS, indirect=True, ids="-".join)
+def test_an_old_run_of_texts_or_rows_is_resumed_and_exported(other: str) -> None:
+    run = f"{other}_run"
+    before = json.loads(Path(run, "summary.json").read_text())["steps"]
+    more = ["trainer.max_steps=24"] if other == "book" else ["trainer.max_epochs=3"]
+    assert cli.main(["train", f"resume={run}", *more]) == 0
+    assert json.loads(Path(run, "summary.json").read_text())["steps"] > before
+    assert cli.main(["verify", run]) == 0
+    assert cli.main(["export", run, "format=torchscript"]) == 0
+    assert cli.main(["report", run, "output=page.html"]) == 0
