@@ -20,7 +20,7 @@ from effbench.export.portable import Portable, portable
 from effbench.models import accounting
 from effbench.report.compression import read_compression
 from effbench.report.cost import read_setting
-from effbench.run.compared import compared_samples
+from effbench.run.compared import compared_data, samples_of
 from effbench.run.exported import run_folder
 from effbench.run.load import load_run, with_data
 from effbench.run.validate import own_setting
@@ -87,7 +87,7 @@ def source_of(run: Run, checkpoint: str, count: int) -> Source:
         count: at most so many samples.
     """
     saved = run.checkpoint(checkpoint).resolve()  # once: a run in training moves `best` and `last`
-    which, samples, targets = compared_samples(run, _held(run, count))
+    data, which, samples, targets = _compared(run, count)
     costs = {key: run.summary["model"][key] for key in ("parameters", "macs")}
     manifest = read_manifest(saved)
     facts = {
@@ -96,12 +96,26 @@ def source_of(run: Run, checkpoint: str, count: int) -> Source:
         "checkpoint": {"name": checkpoint, "step": manifest["step"]},
         "weights_sha256": weights_digest(manifest),
         "model": {"name": run.config.model.label, **costs},
+        "data": data,
     }
     modality = run.modality()
     return Source(
         facts, samples, modality.unit, _model_of(run, saved.name), {}, targets, which, run.task,
         free_length=modality.free_length if modality.shape[0] > 1 else None,
     )  # fmt: skip
+
+
+def _compared(run: Run, count: int) -> tuple[dict[str, str], str, Tensor, Tensor]:
+    """Return (name and sha256 of the data, which may not be the run's own; then as `compared_samples`).
+
+    Args:
+        run: the run.
+        count: at most so many samples.
+    """
+    data = compared_data(run)
+    which, samples, targets = samples_of(run, data, _held(run, count))
+    # `effbench report` tells other data's answers from the run's by them
+    return {"name": data.name, "sha256": data.sha256}, which, samples, targets
 
 
 def _held(run: Run, count: int) -> int:
@@ -167,6 +181,7 @@ def file_source(file: Opened, data: Mapping[str, str], allow_targets: Sequence[s
         log.info(f"note: accuracy is not reported, because the file's run cannot be read: {error}")
         held = held_samples(count, output_sides(file.record), unit)
         return Source(facts, _of_record(file, held), unit, files=files, no_accuracy="the file's run cannot be read")
+    facts["data"] = own.facts["data"]
     if other := _other_weights(file.record, own.facts):
         log.info(f"note: {other}: export again for a comparison with the run's model")
         return Source(facts, own.samples, unit, None, files, own.targets, own.split, own.task)
@@ -224,8 +239,9 @@ def quantized_source(
         "backend"
     )
     run = with_data(load_run(folder, allow_targets), dict(data), "cpu")
-    which, samples, targets = compared_samples(run, _held(run, count))
+    compared, which, samples, targets = _compared(run, count)
     facts, files = _of_file(file), {str(file.record["format"]): file.path}
+    facts["data"] = compared
     return Source(facts, samples, run.modality().unit, None, files, targets, which, run.task)
 
 

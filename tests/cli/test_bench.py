@@ -20,6 +20,7 @@ from effbench.bench import sources, training
 from effbench.bench.processes import ArmError, ArmProcess
 from effbench.export import opening
 from effbench.export.formats import PROGRAMS
+from effbench.report.deployment import is_of_other_data
 from effbench.run.load import load_run
 from tests.cli.test_export import answers, compared, in_unit_range
 
@@ -199,6 +200,18 @@ def test_a_bad_output_is_refused_before_anything_is_read(
         assert cli.main(["bench", *words, "output=taken"]) == 2
         assert "taken/bench.svg is no file that could be replaced" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["export", "file", "taken"]
+
+
+def test_a_record_says_whether_its_data_are_the_runs(run: Path, tmp_path: Path) -> None:
+    """Here the data of the run are replaced by others after its training."""
+    other = Path(shutil.copytree(run, tmp_path / "other", symlinks=True))
+    summary = json.loads((run / "summary.json").read_text())
+    trained_on = {**summary["data"], "sha256": "0" * 64}
+    (other / "summary.json").write_text(json.dumps({**summary, "data": trained_on}))
+    for folder, told in ((run, False), (other, True)):
+        facts = sources.run_source(folder, "best", {}, (), 8).facts
+        assert facts["data"] == {key: summary["data"][key] for key in ("name", "sha256")}
+        assert is_of_other_data(folder, facts) is told
 
 
 @pytest.mark.parametrize("changed", [{"channels": {"head": {"out_features": 8}}}, {"file": "small.onnx"}])
