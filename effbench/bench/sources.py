@@ -13,6 +13,7 @@ from torch import Tensor
 
 from effbench import build
 from effbench.bench.answers import held_samples
+from effbench.bench.file_task import task_of_record
 from effbench.config.schema import Config
 from effbench.errors import ConfigError, EffbenchError
 from effbench.export.opening import Opened, output_sides
@@ -180,7 +181,8 @@ def file_source(file: Opened, data: Mapping[str, str], allow_targets: Sequence[s
             raise
         log.info(f"note: accuracy is not reported, because the file's run cannot be read: {error}")
         held = held_samples(count, output_sides(file.record), unit)
-        return Source(facts, _of_record(file, held), unit, files=files, no_accuracy="the file's run cannot be read")
+        task, why = task_of_record(file.record), "the file's run cannot be read"
+        return Source(facts, _of_record(file, held), unit, files=files, task=task, no_accuracy=why)
     facts["data"] = own.facts["data"]
     if other := _other_weights(file.record, own.facts):
         log.info(f"note: {other}: export again for a comparison with the run's model")

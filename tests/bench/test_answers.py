@@ -59,7 +59,7 @@ def test_without_a_task_only_parity_is_reported() -> None:
     found = judged(source(task=False), LOGITS, LOGITS + 0.5)
     assert (found["metrics"], found["lost"]) == (None, None)
     assert found["parity"]["max_difference"] == 0.5
-    assert found["parity"]["agreement"] == 1.0
+    assert found["parity"]["agreement"] is None
 
 
 @pytest.mark.parametrize("got", [LOGITS[:, :2], LOGITS[:3], LOGITS * float("nan"), LOGITS / 0.0])
