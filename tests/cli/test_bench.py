@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -318,3 +320,25 @@ def test_a_killed_process_is_a_reason(tmp_path: Path) -> None:
         process.ask()
     process.close()
     assert str(failed.value) == "its process ended with signal SIGKILL"
+
+
+AT_A_PROMPT = """
+from pathlib import Path
+import torch, mylab
+from effbench.bench.measure import Arm, answers_of
+torch.save(mylab.Twice(), "twice.module")
+arm = Arm("eager", "eager", Path("twice.module"))
+got = answers_of(arm, Path("samples.npy"), 2, Path(), 1)
+print(arm.failed or got[0].tolist())
+"""
+
+
+@pytest.mark.proof
+@pytest.mark.process
+def test_a_prompt_finds_a_module_of_the_current_folder(tmp_path: Path) -> None:
+    """There sys.path has the folder as ''."""
+    job(tmp_path)  # for its samples
+    lines = ["import torch", "class Twice(torch.nn.Module):", "    def forward(self, x): return 2 * x + 1"]
+    (tmp_path / "mylab.py").write_text("\n".join(lines) + "\n")
+    done = subprocess.run([sys.executable, "-c", AT_A_PROMPT], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]"
