@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from effbench import cli
 from effbench.bench import run as benching
@@ -214,6 +215,20 @@ def test_a_record_says_whether_its_data_are_the_runs(run: Path, tmp_path: Path) 
         facts = sources.run_source(folder, "best", {}, (), 8).facts
         assert facts["data"] == {key: summary["data"][key] for key in ("name", "sha256")}
         assert is_of_other_data(folder, facts) is told
+
+
+def test_callbacks_of_a_run_are_left_out_and_named(run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its steps are measured also where the callbacks' module is not there."""
+    copy = Path(shutil.copytree(run, tmp_path / "copy", symlinks=True))
+    place = copy / "config.yaml"
+    callbacks = {"mine": {"_target_": "mylab.hooks.Mine"}, "other": {"_target_": "mylab.hooks.Other"}}
+    place.write_text(yaml.safe_dump({**yaml.safe_load(place.read_text()), "callbacks": callbacks}))
+    for folder, told in ((run, False), (copy, True)):
+        caplog.clear()
+        with caplog.at_level("INFO", logger="effbench"):
+            assert training.run_config(folder).callbacks.named == {}
+        assert ("the run's callbacks are left out: mine, other" in caplog.text) is told
+        assert ("left out" in caplog.text) is told
 
 
 @pytest.mark.parametrize("changed", [{"channels": {"head": {"out_features": 8}}}, {"file": "small.onnx"}])
