@@ -141,12 +141,12 @@ def test_a_file_is_measured_and_what_cannot_read_it_is_a_row(run: Path, tmp_path
     capsys.readouterr()
     assert cli.main(["bench", str(file), *words, *FEW]) == 0
     printed = json.loads(capsys.readouterr().out)
-    record = record_of(tmp_path / "bench")
+    record = record_of(tmp_path / "bench" / file.name)
     assert printed["arms"] == record["arms"]
     assert arm_of(record, "eager")["reason"] == "it reads no file of format=onnx"
     assert arm_of(record, "onnxruntime")["metrics"]["acc"] > 0  # the run is there
     assert (record["reference"], record["verdicts"]["single_stream"]["winner"]) == ("onnxruntime", "onnxruntime")
-    assert not (tmp_path / "bench" / "bench.svg").exists()  # one batch size is no line
+    assert not (tmp_path / "bench" / file.name / "bench.svg").exists()  # one batch size is no line
 
 
 @pytest.mark.proof
@@ -171,7 +171,7 @@ def test_each_format_is_measured_by_its_runtime(
         assert cli.main(["bench", str(file), *words]) == 2
         words.append("trust=true")
     assert cli.main(["bench", str(file), *words]) == 0
-    found = arm_of(record_of(tmp_path / "bench"), backend)
+    found = arm_of(record_of(tmp_path / "bench" / file.name), backend)
     assert found["status"] == "ok"
     assert found["parity"]["relative"] < 1e-4
 
