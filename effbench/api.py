@@ -98,7 +98,7 @@ def bench_run(
     Args:
         target: the run folder, or an exported file that has its .json record beside it.
         checkpoint: of a run: 'best', 'last' or the name of a checkpoint.
-        output: folder of bench.json, bench.csv and bench.svg; '' is bench/ in the run, or beside the file.
+        output: folder of bench.json, bench.csv and bench.svg; '' is bench/ in the run, or bench/FILE beside the file.
         data_overrides: data keys that replace the run's, as text: {'root': 'DIR'}.
         allow_targets: the user's modules that a _target_ may name.
         trust: run a file that is a program (TorchScript, torch.export, ExecuTorch).

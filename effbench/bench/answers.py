@@ -121,7 +121,7 @@ class Judging:
     """Compares outputs with a reference, a part of the samples at a time: all that it tells adds up.
 
     Args:
-        task: that the outputs are of; None: only parity is told.
+        task: that the outputs are of; None: how far they move is told, and not how many answers are the same.
         known: targets of all samples, or outputs for them where there are none, whose deviation tells how far a number
             may move.
     """
@@ -152,7 +152,6 @@ class Judging:
         self._largest = torch.maximum(self._largest, largest)
         self._samples += len(got)
         if self._task is None or self._same is None:
-            self._agreeing += int((got.argmax(-1) == reference.argmax(-1)).reshape(len(got), -1).all(1).sum())
             return
         self._agreeing += int(self._same(reference, got, TIE * float(largest)).sum())
         if targets is None:
@@ -168,7 +167,7 @@ class Judging:
     def facts(self) -> dict[str, Any]:
         """Return parity, and with targets also metrics, what is lost in points with its interval, and of what."""
         parity = Parity(float(self._worst), float(self._largest), self._samples, self._agreeing, (ANSWER_BATCH,))
-        every = parity.facts()
+        every = parity.facts() if self._task is not None else {**parity.facts(), "agreement": None}
         facts: dict[str, Any] = {"parity": {key: every[key] for key in _PARITY_KEYS}}
         if self._task is None or self._sums is None:
             return {**facts, "metrics": None, "lost": None, "lost_of": None}

@@ -17,7 +17,7 @@ from effbench.report.compression import compressed_file
 if TYPE_CHECKING:
     from effbench.bench.sources import Source
 
-FOLDER = "bench"  # in the run's folder, or beside an exported file
+FOLDER = "bench"  # in the run's folder; beside an exported file, with a folder for each file
 
 
 def bench(
@@ -35,7 +35,7 @@ def bench(
         target: a run folder, or an exported file that has its .json record beside it.
         options: how to measure; None: the defaults.
         checkpoint: of a run: 'best', 'last' or the name of a checkpoint.
-        output: folder of bench.json, bench.csv and bench.svg; '' is bench/ in the run, or beside the file.
+        output: folder of bench.json, bench.csv and bench.svg; '' is bench/ in the run, or bench/FILE beside the file.
         data_overrides: data keys that replace the run's, as text: {'root': 'DIR'}.
         allow_targets: the user's modules that a _target_ may name.
         trust: run a file that is a program (effbench.export.formats.PROGRAMS).
@@ -54,7 +54,9 @@ def bench(
     check_list("allow_targets", allow_targets, str, "a list of modules, ['mylab.models']")
     chosen, data = options or BenchOptions(), dict(data_overrides or {})
     path = expanded(target)
-    folder = expanded(output) if output else (path if path.is_dir() else path.parent) / FOLDER
+    # files of one folder, such as the formats of a run, have a result each
+    own = path / FOLDER if path.is_dir() else path.parent / FOLDER / path.name
+    folder = expanded(output) if output else own
     if path.is_file():
         if checkpoint != "best":
             raise ConfigError("checkpoint is of a run: an exported file has its own. Leave it out.")

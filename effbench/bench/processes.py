@@ -54,7 +54,8 @@ class ArmProcess:
             start_new_session=True,  # Ctrl-C is the coordinator's, which then ends this process
         )  # fmt: skip
         self._rest = b""
-        self._send({**job, "path": [place for place in sys.path if place]})
+        # "" at a Python prompt is the current folder, where the modules of the user are
+        self._send({**job, "path": [place or str(Path.cwd()) for place in sys.path]})
 
     @property
     def pid(self) -> int:

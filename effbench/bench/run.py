@@ -126,7 +126,8 @@ def answering(source: Source, options: BenchOptions, folder: Path) -> tuple[dict
             except EffbenchError as error:
                 arm.failed = first_line(error)
         if arm.failed:
-            missing = f" (pip install 'effbench[{backend.extra}]')" if "No module named" in arm.failed else ""
+            lacks = backend.extra and "No module named" in arm.failed
+            missing = f" (pip install 'effbench[{backend.extra}]')" if lacks else ""
             row |= {"status": "failed", "reason": arm.failed + missing}
             _say_left_out(backend.name, row["reason"])
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +13,15 @@ from torch import Tensor
 
 from effbench import build
 from effbench.bench.answers import held_samples
+from effbench.bench.file_task import task_of_record
 from effbench.config.schema import Config
-from effbench.errors import ConfigError, EffbenchError
+from effbench.errors import ConfigError, EffbenchError, first_line
 from effbench.export.opening import Opened, output_sides
 from effbench.export.portable import Portable, portable
 from effbench.models import accounting
-from effbench.report.compression import read_compression
+from effbench.report.compression import compressed_file, read_compression
 from effbench.report.cost import read_setting
-from effbench.run.compared import compared_samples
+from effbench.run.compared import compared_data, samples_of
 from effbench.run.exported import run_folder
 from effbench.run.load import load_run, with_data
 from effbench.run.validate import own_setting
@@ -87,7 +88,7 @@ def source_of(run: Run, checkpoint: str, count: int) -> Source:
         count: at most so many samples.
     """
     saved = run.checkpoint(checkpoint).resolve()  # once: a run in training moves `best` and `last`
-    which, samples, targets = compared_samples(run, _held(run, count))
+    data, which, samples, targets = _compared(run, count)
     costs = {key: run.summary["model"][key] for key in ("parameters", "macs")}
     manifest = read_manifest(saved)
     facts = {
@@ -96,12 +97,26 @@ def source_of(run: Run, checkpoint: str, count: int) -> Source:
         "checkpoint": {"name": checkpoint, "step": manifest["step"]},
         "weights_sha256": weights_digest(manifest),
         "model": {"name": run.config.model.label, **costs},
+        "data": data,
     }
     modality = run.modality()
     return Source(
         facts, samples, modality.unit, _model_of(run, saved.name), {}, targets, which, run.task,
         free_length=modality.free_length if modality.shape[0] > 1 else None,
     )  # fmt: skip
+
+
+def _compared(run: Run, count: int) -> tuple[dict[str, str], str, Tensor, Tensor]:
+    """Return (name and sha256 of the data, which may not be the run's own; then as `compared_samples`).
+
+    Args:
+        run: the run.
+        count: at most so many samples.
+    """
+    data = compared_data(run)
+    which, samples, targets = samples_of(run, data, _held(run, count))
+    # `effbench report` tells other data's answers from the run's by them
+    return {"name": data.name, "sha256": data.sha256}, which, samples, targets
 
 
 def _held(run: Run, count: int) -> int:
@@ -148,6 +163,10 @@ def _like(example: Tensor, count: int) -> Tensor:
     return torch.randint(least, most + 1, shape, generator=generator, dtype=example.dtype)
 
 
+# what a run's folder that is gone, damaged, or a stranger's raises
+_UNREADABLE = (EffbenchError, OSError, KeyError, TypeError)
+
+
 def file_source(file: Opened, data: Mapping[str, str], allow_targets: Sequence[str], count: int) -> Source:
     """Return an exported file, with its run's model and samples where the run is there, else with random samples.
 
@@ -157,26 +176,49 @@ def file_source(file: Opened, data: Mapping[str, str], allow_targets: Sequence[s
         allow_targets: the user's modules that a _target_ may name.
         count: at most so many samples.
     """
-    facts, files = _of_file(file), {str(file.record["format"]): file.path}
-    unit = str(file.record["input"]["name"]).removesuffix("s")
     try:
-        own = run_source(_run_of(file), file.record["checkpoint"]["name"], data, allow_targets, count)
-    except (EffbenchError, OSError, KeyError, TypeError) as error:
+        folder = _run_of(file)
+        if compressed_file(folder) is not None:  # the file lies in it, and the run before is not where its record says
+            return quantized_source(folder, file, data, allow_targets, count)
+        return _beside_run(folder, file, data, allow_targets, count)
+    except _UNREADABLE as error:
         if data:  # asked for: the reason matters
             raise
         log.info(f"note: accuracy is not reported, because the file's run cannot be read: {error}")
-        held = held_samples(count, output_sides(file.record), unit)
-        return Source(facts, _of_record(file, held), unit, files=files, no_accuracy="the file's run cannot be read")
+    unit = str(file.record["input"]["name"]).removesuffix("s")
+    samples = _of_record(file, held_samples(count, output_sides(file.record), unit))
+    facts, files = _of_file(file)
+    task, why = task_of_record(file.record), "the file's run cannot be read"
+    return Source(facts, samples, unit, files=files, task=task, no_accuracy=why)
+
+
+def _beside_run(
+    folder: Path, file: Opened, data: Mapping[str, str], allow_targets: Sequence[str], count: int
+) -> Source:
+    """Return an exported file with the model and the samples of a run; without the model if it has other weights.
+
+    Args:
+        folder: of the run.
+        file: the file with its record.
+        data: data keys that replace the run's, as text.
+        allow_targets: the user's modules that a _target_ may name.
+        count: at most so many samples.
+    """
+    own = run_source(folder, file.record["checkpoint"]["name"], data, allow_targets, count)
+    facts, files = _of_file(file)
+    facts["data"] = own.facts["data"]
     if other := _other_weights(file.record, own.facts):
         log.info(f"note: {other}: export again for a comparison with the run's model")
-        return Source(facts, own.samples, unit, None, files, own.targets, own.split, own.task)
+        return Source(facts, own.samples, own.unit, None, files, own.targets, own.split, own.task)
     return Source(facts, own.samples, own.unit, own.model, files, own.targets, own.split, own.task)
 
 
-def _of_file(file: Opened) -> dict[str, Any]:
-    """Return what a record says of a file. The file's record may be a stranger's, without the model's name."""
+def _of_file(file: Opened) -> tuple[dict[str, Any], dict[str, Path]]:
+    """Return (what a record says of a file, its format -> the file)."""
+    # the record may be a stranger's, without the model's name
     model = {"name": file.path.name, **file.record["model"]}
-    return {"kind": "file", "file": str(file.path), "format": file.record["format"], "model": model}
+    kind = str(file.record["format"])
+    return {"kind": "file", "file": str(file.path), "format": kind, "model": model}, {kind: file.path}
 
 
 def _run_of(file: Opened) -> Path:
@@ -217,15 +259,19 @@ def quantized_source(
         count: at most so many samples.
     """
     before = _run_before(folder)
+    why = "the run before is not there, or has other weights now"
     if before is not None:
-        return file_source(replace(file, record={**file.record, "run": str(before)}), data, allow_targets, count)
-    log.info(
-        "note: the run before is not there, or has other weights now: answers are compared with those of the first "
-        "backend"
-    )
+        try:
+            return _beside_run(before, file, data, allow_targets, count)
+        except _UNREADABLE as error:
+            if data:  # asked for: the reason matters
+                raise
+            why = f"the run before cannot be read ({first_line(error)})"
+    log.info(f"note: {why}: answers are compared with those of the first backend")
     run = with_data(load_run(folder, allow_targets), dict(data), "cpu")
-    which, samples, targets = compared_samples(run, _held(run, count))
-    facts, files = _of_file(file), {str(file.record["format"]): file.path}
+    compared, which, samples, targets = _compared(run, count)
+    facts, files = _of_file(file)
+    facts["data"] = compared
     return Source(facts, samples, run.modality().unit, None, files, targets, which, run.task)
 
 

@@ -70,8 +70,13 @@ def _print_throughput(arms: Sequence[Mapping[str, Any]], record: Mapping[str, An
         columns.append(TextColumn(f"{record['split']}\n{metric.name}", [_value(arm, metric) for arm in arms]))
         columns.append(TextColumn(_LOST[lost_head(arms)], [f"{arm['lost']['estimate']:+.2f}" for arm in arms]))
     columns.append(TextColumn("output\nmoves by", [f"{arm['parity']['relative']:.1e}" for arm in arms]))
-    columns.append(TextColumn("same\nanswers", [percent(arm["parity"]["agreement"]) for arm in arms], drop_order=2))
+    columns.append(TextColumn("same\nanswers", [_same(arm) for arm in arms], drop_order=2))
     print_table(columns)
+
+
+def _same(arm: Mapping[str, Any]) -> str:
+    share = arm["parity"]["agreement"]  # None of a file that does not say what its outputs are
+    return "-" if share is None else percent(share)
 
 
 def _value(arm: Mapping[str, Any], metric: ShownMetric) -> str:

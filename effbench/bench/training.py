@@ -20,7 +20,7 @@ from effbench.disturbance import OTHERS, calibration_s, drifted
 from effbench.errors import EffbenchError
 from effbench.jobs.processes import called, relaying
 from effbench.log import LOGGER
-from effbench.run.load import load_run
+from effbench.run.load import load_run, recorded_config
 from effbench.stats import mean, positive_interval
 
 log = logging.getLogger(__name__)
@@ -66,8 +66,18 @@ def bench_training(
 
 
 def run_config(folder: str | Path, allow_targets: Sequence[str] = ()) -> Config:
-    """Return the config of a run."""
-    return load_run(folder, allow_targets).config
+    """Return the config of a run, without its callbacks: a line names those that are left out.
+
+    Args:
+        folder: of the run.
+        allow_targets: the user's modules that a _target_ may name.
+    """
+    run = load_run(folder, allow_targets)
+    callbacks = recorded_config(run.folder).get("callbacks")
+    if isinstance(callbacks, Mapping) and callbacks:
+        # without them a run is measured also where their modules are not there
+        log.info(f"note: the run's callbacks are left out: {', '.join(map(str, callbacks))}")
+    return run.config
 
 
 def _shortened(config: Config, steps: int, threads: int) -> dict[str, Any]:
@@ -83,6 +93,8 @@ def _shortened(config: Config, steps: int, threads: int) -> dict[str, Any]:
     # the run's own may have a warm-up that is longer than the measurement; a step takes as long with any
     content["scheduler"] = member("scheduler", "constant")
     content["device"] |= {"name": DEVICE, "threads": threads}
+    # the file may be gone, and a step takes as long with any weights; what is frozen stays frozen
+    content["model"]["pretrained"] = None
     return {**content, "resume": None}
 
 

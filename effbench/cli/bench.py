@@ -43,7 +43,7 @@ points of accuracy, if it can be distinguished: the first backend is measured tw
 The usual backends take minutes: a process for each of them and one control, batch size and round. After the first round
 the time that is left is said. A first look: backends=[eager,onnxruntime] batch_sizes=[1] rounds=3.
 
-Writes bench.json, bench.csv and bench.svg (latency by batch size) to RUN/bench, to bench/ beside FILE, or to
+Writes bench.json, bench.csv and bench.svg (latency by batch size) to RUN/bench, to bench/FILE/ beside FILE, or to
 output=FOLDER; of an untrained model only with output=FOLDER.
 
   effbench bench mode=train RUN|GROUP=NAME ... [steps=45] [rounds=5] [threads=1] [output=FOLDER] [--json]

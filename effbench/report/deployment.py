@@ -13,6 +13,7 @@ from effbench.errors import ConfigError
 from effbench.escaping import for_terminal
 from effbench.guarded import MissingFileError, checked_version, read_bytes
 from effbench.metrics import primary
+from effbench.records import read_summary
 from effbench.report.backend_fronts import ShownMetric, backend_fronts
 from effbench.report.figures import Figure, Series, figure
 from effbench.training.manifest import has_other_weights
@@ -44,7 +45,8 @@ def deployment(folder: Path) -> tuple[dict[str, Any] | None, str]:
         if record is None:
             return None, ""
         section = _section(record)
-        return {**section, "notes": [*_other_weights(folder.parent, record), *section["notes"]]}, ""
+        first = [*_other_weights(folder.parent, record), *_other_data(folder.parent, record)]
+        return {**section, "notes": [*first, *section["notes"]]}, ""
     except ConfigError as error:
         return None, str(error)
     # whatever a damaged or hostile record gives
@@ -63,6 +65,27 @@ def _other_weights(run: Path, record: Mapping[str, Any]) -> Sequence[str]:
         return []
     name, step = record["checkpoint"]["name"], record["checkpoint"]["step"]
     text = f"These numbers are of step {step}, and checkpoint {name} has other weights now. Measure again:"
+    return [for_terminal(f"{text} effbench bench {run}")]
+
+
+def is_of_other_data(run: Path, record: Mapping[str, Any]) -> bool:
+    """Return True if the answers of a record of bench are for other data than a run's; an older one does not say."""
+    measured = (record.get("data") or {}).get("sha256")
+    if measured is None:
+        return False
+    try:
+        own = (read_summary(run).get("data") or {}).get("sha256")
+    except (ConfigError, OSError):
+        return False  # the page of the run says what is wrong
+    return own not in (None, measured)
+
+
+def _other_data(run: Path, record: Mapping[str, Any]) -> Sequence[str]:
+    """Return that metrics, and what is lost, are of other data than the run's, where the record says which they are."""
+    if not is_of_other_data(run, record):
+        return []
+    name = record["data"]["name"]
+    text = f"Metrics, and what is lost, are of other data ({name}) than the run's. For the run's own, measure again:"
     return [for_terminal(f"{text} effbench bench {run}")]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from effbench.errors import ConfigError, first_line
 from effbench.report.compression import NAME, read_compression, trained_since
-from effbench.report.deployment import SINGLE_STREAM, is_of_other_weights, read_bench
+from effbench.report.deployment import SINGLE_STREAM, is_of_other_data, is_of_other_weights, read_bench
 from effbench.stats import Interval
 from effbench.summary_schema import LARGEST
 from effbench.units import counted
@@ -154,11 +154,12 @@ def _of_bench(folder: Path) -> _Record:
     best = record["verdicts"][SINGLE_STREAM]["best"]
     [arm] = [each for each in record["arms"] if each["backend"] == best]
     one = _measured(arm, record, record["options"]["threads"], BENCH)
-    return _Record([_unjudged(one) if is_of_other_weights(folder, record) else one])
+    own = not is_of_other_weights(folder, record) and not is_of_other_data(folder, record)
+    return _Record([one if own else _unjudged(one)])
 
 
 def _unjudged(one: Measured) -> Measured:
-    """Return a measurement whose weights the run has no longer: latency and size stay, its answers are others."""
+    """Return a measurement of weights or data that are not the run's: latency and size stay, its answers are others."""
     return replace(one, metrics={}, samples=0)
 
 

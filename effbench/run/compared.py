@@ -9,6 +9,7 @@ from effbench.run.evaluate import check_same_data
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from effbench.data.splits import Splits
     from effbench.run.run import Run
 
 
@@ -19,12 +20,28 @@ def compared_samples(run: Run, count: int) -> tuple[str, Tensor, Tensor]:
         run: the run.
         count: at most so many, of every class.
     """
+    return samples_of(run, compared_data(run), count)
+
+
+def compared_data(run: Run) -> Splits:
+    """Return the dataset of a run's config, which must have the run's classes and sample shape."""
     from effbench import build
-    from effbench.data.splits import representative_sample
 
     data = build.splits(run.config)
     check_same_data(run, data)
-    data = run.task.checked(data)
+    return run.task.checked(data)
+
+
+def samples_of(run: Run, data: Splits, count: int) -> tuple[str, Tensor, Tensor]:
+    """Return what `compared_samples` does.
+
+    Args:
+        run: the run.
+        data: of `compared_data`.
+        count: at most so many, of every class.
+    """
+    from effbench.data.splits import representative_sample
+
     which = "train" if data.val is None else "val"  # the test split is used for the test only
     split = data.named()[which]
     # Of every class: the first rows of a sorted split would be of one.

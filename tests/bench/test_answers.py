@@ -59,7 +59,7 @@ def test_without_a_task_only_parity_is_reported() -> None:
     found = judged(source(task=False), LOGITS, LOGITS + 0.5)
     assert (found["metrics"], found["lost"]) == (None, None)
     assert found["parity"]["max_difference"] == 0.5
-    assert found["parity"]["agreement"] == 1.0
+    assert found["parity"]["agreement"] is None
 
 
 @pytest.mark.parametrize("got", [LOGITS[:, :2], LOGITS[:3], LOGITS * float("nan"), LOGITS / 0.0])
@@ -161,6 +161,23 @@ def test_a_lone_file_without_finite_outputs_is_no_reference(tmp_path: Path, monk
     assert rows["onnxruntime"]["reason"] == "wrong answers: outputs that are not finite"
     assert {rows[arm.name]["compared_with"] for arm in arms} == {"openvino_f32"}
     assert rows["openvino_bf16"]["parity"]["max_difference"] == 0.5
+
+
+@pytest.mark.parametrize(("backend", "advised"), [("eager", False), ("onnxruntime", True)])
+def test_an_extra_is_advised_only_for_a_library_of_one(
+    backend: str, advised: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A module that eager mode lacks is the user's own."""
+
+    def lacking(arm: Arm, *_: Any) -> None:
+        arm.failed = "No module named 'mylab'"
+
+    monkeypatch.setattr(running, "prepare", lambda *_: Prepared({backend: tmp_path}, {}))
+    monkeypatch.setattr(running, "answers_of", lacking)
+    rows, arms = answering(source(), BenchOptions(backends=(backend,)), tmp_path)
+    assert arms == []
+    advice = " (pip install 'effbench[onnx]')" if advised else ""
+    assert rows[backend]["reason"] == f"No module named 'mylab'{advice}"
 
 
 def test_backends_that_all_crash_while_timed_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

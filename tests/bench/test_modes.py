@@ -133,6 +133,12 @@ def test_the_runs_own_schedule_does_not_limit_the_steps(words: list[str], monkey
     assert optimizer.param_groups[0]["lr"] == 1.0
 
 
+def test_a_run_is_measured_without_the_file_of_its_first_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step takes as long with any weights; what is frozen costs no gradients."""
+    config = measured_config(monkeypatch, "model=mlp", "model.pretrained=nowhere", "model.freeze=['hidden.*']")
+    assert (config.model.pretrained, config.model.freeze) == (None, ["hidden.*"])
+
+
 @pytest.mark.parametrize(("device", "told"), [("cuda", True), ("auto", torch.cuda.is_available()), ("cpu", False)])
 def test_a_device_that_is_not_measured_is_named(
     device: str, told: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

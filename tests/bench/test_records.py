@@ -13,6 +13,8 @@ import torch
 
 from effbench.bench import record as recording
 from effbench.bench import run as benching
+from effbench.bench import sources
+from effbench.bench.bench import bench
 from effbench.bench.measure import Arm
 from effbench.bench.options import BenchOptions
 from effbench.bench.record import csv_rows, write_record
@@ -20,6 +22,7 @@ from effbench.bench.run import bench_source
 from effbench.bench.sources import Source, untrained_source
 from effbench.bench.table import print_record
 from effbench.config.compose import compose
+from effbench.export import opening
 from effbench.report import deployment
 from effbench.report.deployment import BENCH_BYTES, OFFLINE, SINGLE_STREAM, read_bench
 from tests.bench.test_analysis import processes
@@ -73,6 +76,21 @@ def test_report_reads_the_record_of_very_many_processes(
     assert ((tmp_path / "bench.json").stat().st_size > 4_000_000) is kept
     assert len(found["processes"]) == (11 if kept else 0)
     assert found["arms"] == record["arms"]
+
+
+def test_files_of_one_folder_have_a_result_each(
+    record: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The formats of a run are exported into one folder."""
+    monkeypatch.setattr(opening, "open_export", lambda path, _: path.name)
+    monkeypatch.setattr(sources, "file_source", lambda name, *_: name)
+    monkeypatch.setattr(benching, "bench_source", lambda name, _: {**record, "model": {"name": name}})
+    names = ["small.onnx", "small.openvino.zip"]
+    for name in names:
+        (tmp_path / name).touch()
+        assert bench(tmp_path / name)["path"] == str(tmp_path / "bench" / name / "bench.json")
+    found = [read_bench(tmp_path / "bench" / name) for name in names]
+    assert [each and each["model"]["name"] for each in found] == names
 
 
 def test_a_backend_that_fails_at_a_large_batch_wins_at_1(

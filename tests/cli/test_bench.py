@@ -7,12 +7,15 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from effbench import cli
 from effbench.bench import run as benching
@@ -20,6 +23,7 @@ from effbench.bench import sources, training
 from effbench.bench.processes import ArmError, ArmProcess
 from effbench.export import opening
 from effbench.export.formats import PROGRAMS
+from effbench.report.deployment import is_of_other_data
 from effbench.run.load import load_run
 from tests.cli.test_export import answers, compared, in_unit_range
 
@@ -137,12 +141,12 @@ def test_a_file_is_measured_and_what_cannot_read_it_is_a_row(run: Path, tmp_path
     capsys.readouterr()
     assert cli.main(["bench", str(file), *words, *FEW]) == 0
     printed = json.loads(capsys.readouterr().out)
-    record = record_of(tmp_path / "bench")
+    record = record_of(tmp_path / "bench" / file.name)
     assert printed["arms"] == record["arms"]
     assert arm_of(record, "eager")["reason"] == "it reads no file of format=onnx"
     assert arm_of(record, "onnxruntime")["metrics"]["acc"] > 0  # the run is there
     assert (record["reference"], record["verdicts"]["single_stream"]["winner"]) == ("onnxruntime", "onnxruntime")
-    assert not (tmp_path / "bench" / "bench.svg").exists()  # one batch size is no line
+    assert not (tmp_path / "bench" / file.name / "bench.svg").exists()  # one batch size is no line
 
 
 @pytest.mark.proof
@@ -167,7 +171,7 @@ def test_each_format_is_measured_by_its_runtime(
         assert cli.main(["bench", str(file), *words]) == 2
         words.append("trust=true")
     assert cli.main(["bench", str(file), *words]) == 0
-    found = arm_of(record_of(tmp_path / "bench"), backend)
+    found = arm_of(record_of(tmp_path / "bench" / file.name), backend)
     assert found["status"] == "ok"
     assert found["parity"]["relative"] < 1e-4
 
@@ -199,6 +203,32 @@ def test_a_bad_output_is_refused_before_anything_is_read(
         assert cli.main(["bench", *words, "output=taken"]) == 2
         assert "taken/bench.svg is no file that could be replaced" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["export", "file", "taken"]
+
+
+def test_a_record_says_whether_its_data_are_the_runs(run: Path, tmp_path: Path) -> None:
+    """Here the data of the run are replaced by others after its training."""
+    other = Path(shutil.copytree(run, tmp_path / "other", symlinks=True))
+    summary = json.loads((run / "summary.json").read_text())
+    trained_on = {**summary["data"], "sha256": "0" * 64}
+    (other / "summary.json").write_text(json.dumps({**summary, "data": trained_on}))
+    for folder, told in ((run, False), (other, True)):
+        facts = sources.run_source(folder, "best", {}, (), 8).facts
+        assert facts["data"] == {key: summary["data"][key] for key in ("name", "sha256")}
+        assert is_of_other_data(folder, facts) is told
+
+
+def test_callbacks_of_a_run_are_left_out_and_named(run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its steps are measured also where the callbacks' module is not there."""
+    copy = Path(shutil.copytree(run, tmp_path / "copy", symlinks=True))
+    place = copy / "config.yaml"
+    callbacks = {"mine": {"_target_": "mylab.hooks.Mine"}, "other": {"_target_": "mylab.hooks.Other"}}
+    place.write_text(yaml.safe_dump({**yaml.safe_load(place.read_text()), "callbacks": callbacks}))
+    for folder, told in ((run, False), (copy, True)):
+        caplog.clear()
+        with caplog.at_level("INFO", logger="effbench"):
+            assert training.run_config(folder).callbacks.named == {}
+        assert ("the run's callbacks are left out: mine, other" in caplog.text) is told
+        assert ("left out" in caplog.text) is told
 
 
 @pytest.mark.parametrize("changed", [{"channels": {"head": {"out_features": 8}}}, {"file": "small.onnx"}])
@@ -305,3 +335,25 @@ def test_a_killed_process_is_a_reason(tmp_path: Path) -> None:
         process.ask()
     process.close()
     assert str(failed.value) == "its process ended with signal SIGKILL"
+
+
+AT_A_PROMPT = """
+from pathlib import Path
+import torch, mylab
+from effbench.bench.measure import Arm, answers_of
+torch.save(mylab.Twice(), "twice.module")
+arm = Arm("eager", "eager", Path("twice.module"))
+got = answers_of(arm, Path("samples.npy"), 2, Path(), 1)
+print(arm.failed or got[0].tolist())
+"""
+
+
+@pytest.mark.proof
+@pytest.mark.process
+def test_a_prompt_finds_a_module_of_the_current_folder(tmp_path: Path) -> None:
+    """There sys.path has the folder as ''."""
+    job(tmp_path)  # for its samples
+    lines = ["import torch", "class Twice(torch.nn.Module):", "    def forward(self, x): return 2 * x + 1"]
+    (tmp_path / "mylab.py").write_text("\n".join(lines) + "\n")
+    done = subprocess.run([sys.executable, "-c", AT_A_PROMPT], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]"

@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from effbench import build, cli
+from effbench.bench.sources import Source, file_source, quantized_source
 from effbench.compress import run as compressing
 from effbench.compress import trial as trials
 from effbench.compress.making import making
@@ -255,6 +256,34 @@ def test_bench_of_the_result_reads_its_file(run: Path, quantized: Path, effbench
     [arm] = json.loads(out)["arms"]
     assert arm["bytes"] == file_of(quantized).stat().st_size
     assert (copy / "bench" / "bench.json").is_file()
+
+
+@pytest.mark.proof
+@pytest.mark.process
+@pytest.mark.slow
+def test_a_quantized_file_without_the_run_before_is_judged(run: Path, quantized: Path, tmp_path: Path) -> None:
+    """By the data of its own run, whichever of the two bench is given."""
+    copy = Path(shutil.copytree(quantized, tmp_path / "deep" / "copy"))
+    file, record = file_of(copy), record_of(copy)
+    place = Path(f"{file}.json")
+    place.write_text(json.dumps({**json.loads(place.read_text()), "run": "/nowhere"}))
+    before = Path(shutil.copytree(run, tmp_path / "before", symlinks=True))
+
+    def both() -> list[Source]:
+        opened = open_export(file)
+        return [file_source(opened, {}, (), 64), quantized_source(copy, opened, {}, (), 64)]
+
+    for source in both():
+        assert (source.no_accuracy, source.split, source.model) == ("", "val", None)
+        assert source.targets is not None
+        assert len(source.targets) == len(source.samples) == 64
+    # the run before was moved beside its result
+    (copy / "compression.json").write_text(json.dumps({**record, "source": {**record["source"], "run": str(before)}}))
+    assert all(source.model is not None for source in both())
+    # it is there, and says too little
+    (before / "summary.json").write_text('{"schema_version": 1}')
+    for source in both():
+        assert (source.no_accuracy, source.split, source.model) == ("", "val", None)
 
 
 @pytest.mark.proof

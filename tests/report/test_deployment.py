@@ -10,6 +10,7 @@ import pytest
 
 from effbench.bench.table import print_record
 from effbench.report.deployment import deployment, latency_figure, sentences
+from tests.report.pages import summary, write_run
 
 
 def interval(estimate: float, spread: float = 1.1) -> dict[str, float]:
@@ -170,6 +171,25 @@ def test_numbers_of_weights_that_are_gone_say_so(facts: dict[str, Any], other: b
     text = "These numbers are of step 4, and checkpoint best has other weights now. Measure again: effbench bench"
     assert (f"{text} {tmp_path}" in found["notes"]) is other
     assert len([note for note in found["notes"] if note.startswith("These numbers")]) == int(other)
+
+
+@pytest.mark.parametrize(
+    ("facts", "other"),
+    [
+        ({"data": {"name": "fashion", "sha256": "ab"}}, False),
+        ({"data": {"name": "photos", "sha256": "cd"}}, True),
+        ({}, False),  # of an older effbench
+    ],
+)
+def test_metrics_of_other_data_say_so(facts: dict[str, Any], other: bool, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", summary())
+    (run / "bench").mkdir()
+    found, problem = deployment(written(run / "bench", record(**facts)))
+    assert problem == ""
+    assert found is not None
+    said = "Metrics, and what is lost, are of other data (photos) than the run's. For the run's own, measure again:"
+    assert (f"{said} effbench bench {run}" in found["notes"]) is other
+    assert len([note for note in found["notes"] if "other data" in note]) == int(other)
 
 
 def test_without_bench_json_there_is_no_section(tmp_path: Path) -> None:

@@ -191,6 +191,15 @@ def test_metrics_of_bench_are_not_told_of_later_weights(now: str, tmp_path: Path
     assert dict(one.metrics) == ({"acc": 0.5} if now == "ab" * 32 else {})
 
 
+@pytest.mark.parametrize("digest", ["ab", "cd"])
+def test_metrics_of_bench_are_not_told_of_other_data(digest: str, tmp_path: Path) -> None:
+    """Latency and size stay."""
+    folder = run(tmp_path / "a", 0.9, bench=bench(0.001, 1000, data={"name": "photos", "sha256": digest}))
+    [one] = measured([folder])[0][folder]
+    assert (one.p50.estimate, one.bytes) == (0.001, 1000)
+    assert (dict(one.metrics), one.samples) == (({"acc": 0.5}, 512) if digest == "ab" else ({}, 0))
+
+
 def test_a_run_only_compressed_is_measured_by_its_result(tmp_path: Path) -> None:
     run(tmp_path / "dense", 0.90)
     run(tmp_path / "int8", 0.899, compression=compression("../dense", (0.004, 0.001), 1000, (0.02, 0.18)))
