@@ -103,6 +103,17 @@ def naming_disk_faults(path: Path, needed_bytes: int | None = None, elsewhere: s
         ) from error
 
 
+@contextmanager
+def naming_place(option: str) -> Iterator[None]:
+    """Name the option of the verb that writes runs where their errors name RUN_FOLDER, which it may refuse."""
+    try:
+        yield
+    except EffbenchError as error:
+        if RUN_FOLDER in str(error):
+            error.args = (str(error).replace(RUN_FOLDER, option),)
+        raise
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text atomically; values of secret environment variables become ***."""
     with replacing(path) as stream:

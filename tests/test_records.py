@@ -18,13 +18,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from effbench.errors import ConfigError, EffbenchError
+from effbench.errors import ConfigError, EffbenchError, MissingExtraError
 from effbench.records import (
     STATUSES,
     SUMMARY_SCHEMA,
     MetricsFile,
+    NoSpaceError,
     check_new_run,
     keep_rows_up_to,
+    naming_place,
     read_any_summary,
     read_metrics,
     read_summary,
@@ -150,6 +152,19 @@ def test_a_full_disk_is_named_and_the_old_file_stays(tmp_path):
     assert "hydra.run.dir" in str(caught.value)
     assert path.read_bytes() == OLD
     assert names(tmp_path) == ["summary.json"]
+
+
+PLACE = "output=FOLDER"
+
+
+@pytest.mark.row(5)
+def test_the_remedy_is_the_option_of_the_verb_around_a_run(tmp_path):
+    with largest_file(4000), pytest.raises(NoSpaceError, match=PLACE) as caught, naming_place(PLACE):
+        write_text(tmp_path / "summary.json", "x" * 100_000)
+    assert "hydra.run.dir" not in str(caught.value)
+    with pytest.raises(MissingExtraError, match="'it' needs") as missing, naming_place(PLACE):
+        raise MissingExtraError("'it'", "compress")
+    assert PLACE not in str(missing.value)
 
 
 def test_another_error_of_the_disk_keeps_its_name(tmp_path):

@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from effbench.cli.flags import VERB_FLAGS, parse_flags, partition_words, show_help
-from effbench.compress.compress import compress, compress_sweep, compress_to_target
+from effbench.compress.compress import compress, compress_sweep, compress_to_target, loading_words
 from effbench.compress.options import BENCH_OPTIONS, METHOD_OPTIONS, CompressOptions, compress_options
 from effbench.compress.target import SearchOptions, Target, searching
 from effbench.errors import ConfigError, unknown_name
@@ -148,7 +148,9 @@ def _to_target(folder: str, options: Mapping[str, str], given: dict[str, str], r
     else:
         from effbench.compress.table import print_search
 
-        print_search(record)
+        _, data, targets = rest
+        checkpoint = [f"checkpoint={chosen.checkpoint}"] if chosen.checkpoint != "best" else []
+        print_search(record, [*checkpoint, *loading_words(data, targets)])
     return 0 if record["search"]["met"] else 3
 
 

@@ -107,7 +107,13 @@ def compress_to_target(
     run, target = _loaded(folder, output, "target", data_overrides, allow_targets)
     from effbench.compress.search import search
 
-    return search(run, options, target)
+    return search(run, options, target, loading_words(data_overrides, allow_targets))
+
+
+def loading_words(data_overrides: Mapping[str, str] | None, allow_targets: Sequence[str]) -> list[str]:
+    """Return the words with which another command loads the run as this one: data keys, and the modules allowed."""
+    data = [f"data.{key}={value}" for key, value in (data_overrides or {}).items()]
+    return [*data, *([f"allow_targets=[{','.join(allow_targets)}]"] if allow_targets else [])]
 
 
 def _loaded(

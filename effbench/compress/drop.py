@@ -169,7 +169,13 @@ def output_shape(run: Run) -> Sequence[int]:
 
 
 def tested_split(run: Run, which: str, most: int) -> tuple[str, Split, bool]:
-    """Return (name, samples, whether the data are those of the training) of `which`, or of the next best split."""
+    """Return (name, samples, whether the data are those of the training) of `which`, or of the next best split.
+
+    Args:
+        run: its data are read.
+        which: name of the split.
+        most: samples; of more, a part that represents the split.
+    """
     data = build.splits(run.config)
     check_same_data(run, data)
     named = run.task.checked(data).named()
@@ -181,13 +187,25 @@ def tested_split(run: Run, which: str, most: int) -> tuple[str, Split, bool]:
 
 @torch.inference_mode()
 def answers(run: Run, checkpoint: str, split: Split) -> Tensor:
-    """Return the outputs of a run for all samples of a split, in the unit of the targets: float32 (N, ...)."""
+    """Return the outputs of a run for all samples of a split, in the unit of the targets: float32 (N, ...).
+
+    Args:
+        run: the run.
+        checkpoint: its name.
+        split: the samples.
+    """
     return outputs_of(run.model(checkpoint), run, split)
 
 
 @torch.inference_mode()
 def outputs_of(model: nn.Module, run: Run, split: Split) -> Tensor:
-    """Return the outputs of a model of this run for all samples of a split, in the unit of the targets."""
+    """Return the outputs of a model of this run for all samples of a split, in the unit of the targets.
+
+    Args:
+        model: in eval mode.
+        run: prepares its inputs and scales its outputs.
+        split: the samples.
+    """
     modality, rescaler = run.modality(), run.task.rescaler()
     found = []
     for rows in torch.arange(len(split)).split(run.config.data.eval_batch_size):

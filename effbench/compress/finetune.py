@@ -88,8 +88,7 @@ class FineTuning:
             self._train(config, model, Path(place), callbacks)
 
     def _train(self, config: Config, model: nn.Module, folder: Path, callbacks: Sequence[Callback]) -> dict[str, Any]:
-        if config.model.freeze:
-            freeze(model, config.model.freeze)
+        freeze(model, config.model.freeze)
         teacher = [Distill(self._source.model(self._checkpoint))] if self._distill else []
         tuned = _trained(config, folder, model, [*callbacks, *teacher])
         summary = read_summary(folder)
@@ -138,8 +137,15 @@ def tuned_config(source: Run, epochs: int, lr: float, tests: bool = True) -> Con
 
 
 def write_untrained(source: Run, model: nn.Module, folder: Path) -> None:
-    """Write the model's weights as a checkpoint of step 0, from which `effbench train resume=` can go on."""
+    """Write the model's weights as a checkpoint of step 0, from which `effbench train resume=` can go on.
+
+    Args:
+        source: the run.
+        model: the pruned model, with torch's plain layers.
+        folder: of the result.
+    """
     config = source.config
+    freeze(model, config.model.freeze)  # as a resume does: the optimizer has the same parameters
     data = build.splits(config)
     device = build.device(config)
     task = build.task(config, data, device)

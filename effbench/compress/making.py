@@ -12,7 +12,7 @@ from pathlib import Path
 from effbench.compress.options import ELSEWHERE
 from effbench.disk import move, sync_folder
 from effbench.errors import ConfigError, ThresholdError
-from effbench.records import naming_disk_faults, replacing
+from effbench.records import naming_disk_faults, naming_place, replacing
 from effbench.run.lock import NAME as LOCK
 from effbench.run.lock import holding
 
@@ -43,7 +43,7 @@ def making(target: Path, plan: str = "") -> Iterator[Path]:
         ConfigError: another process makes the same target, it exists, or the place cannot be written.
     """
     hidden = target.with_name(f".{target.name}.making")
-    with _removing_if_empty(hidden), holding(hidden, ELSEWHERE):
+    with naming_place(ELSEWHERE), _removing_if_empty(hidden), holding(hidden, ELSEWHERE):
         if not plan or _plan_in(hidden) != plan:
             empty(hidden)
         if plan:

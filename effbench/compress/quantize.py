@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -39,6 +38,7 @@ from effbench.export.onnx_files import require_onnx
 from effbench.export.openvino_files import openvino_archive, require_openvino
 from effbench.records import naming_disk_faults
 from effbench.report.compression import FILES
+from effbench.report.environment import version_of
 from effbench.run.compared import compared_samples
 from effbench.run.evaluate import check_same_data
 from effbench.run.export import check_fits, compared, export_loaded, samples_for
@@ -72,6 +72,11 @@ class Quantized:
 
 def quantize(source: Run, options: CompressOptions, folder: Path) -> Result:
     """Write the quantized file and its record into the folder's export/.
+
+    Args:
+        source: the run.
+        options: what to do.
+        folder: of the result, into which it writes.
 
     Raises:
         ThresholdError: even with layers in float32 it loses more than max_drop.
@@ -197,7 +202,7 @@ def _file_record(exported: Mapping[str, Any], kind: str, scheme: str) -> dict[st
     kept = {key: value for key, value in exported.items() if key not in ("path", "file", "bytes", "sha256", "parity")}
     libraries = ("effbench", *FORMATS[kind].libraries, *(("nncf",) if kind == "openvino" and scheme != "bf16" else ()))
     opset = kept["opset"] if kind == "onnx" else None
-    return {**kept, "format": kind, "opset": opset, "versions": {name: version(name) for name in libraries}}
+    return {**kept, "format": kind, "opset": opset, "versions": {name: version_of(name) for name in libraries}}
 
 
 def _onnx(source: Run, judge: Judge, own: QuantizeOptions, exported: Mapping[str, Any], folder: Path) -> Quantized:

@@ -15,7 +15,7 @@ from effbench.compress.record import Result, options_record, source_facts, write
 from effbench.compress.structured import structured
 from effbench.compress.unstructured import unstructured
 from effbench.guarded import METRICS_BYTES, read_bytes
-from effbench.records import replacing, write_summary
+from effbench.records import naming_place, replacing, write_summary
 from effbench.report.compression import best_or_last
 from effbench.run.export_file import write_beside
 from effbench.run.load import load_run
@@ -32,6 +32,7 @@ METHODS: Mapping[str, Method] = {
 }
 
 
+@naming_place(ELSEWHERE)  # here, too: a search records the errors of its candidates
 def compress_loaded(source: Run, options: CompressOptions, folder: Path, final: Path) -> dict[str, Any]:
     """Make the result in `folder`, and return its record.
 

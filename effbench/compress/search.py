@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -255,7 +255,7 @@ def _product(first: Interval, second: Interval) -> Interval:
     return Interval(first.estimate * second.estimate, *ends, min(first.n, second.n))
 
 
-def search(source: Run, options: SearchOptions, target: Path) -> dict[str, Any]:
+def search(source: Run, options: SearchOptions, target: Path, words: Sequence[str] = ()) -> dict[str, Any]:
     """Search, and publish the best candidate as a run with the record of the search in its compression.json.
 
     If the run itself reaches the target, nothing is published.
@@ -264,6 +264,7 @@ def search(source: Run, options: SearchOptions, target: Path) -> dict[str, Any]:
         source: the run.
         options: what is searched for.
         target: folder of the result.
+        words: data keys and modules of the command, for one that writes the file again.
 
     Raises:
         ThresholdError: no candidate holds the bound of what may be lost.
@@ -288,7 +289,7 @@ def search(source: Run, options: SearchOptions, target: Path) -> dict[str, Any]:
             )
         # of the run itself: the record of two steps compares with the pruned run
         test = paired_test(source, options.checkpoint, loaded_result(best.trial.folder, source), "test", MOST)
-        file = written_file(best, source, target, options.target.latency)
+        file = written_file(best, source, target, options.target.latency, words)
         best = _of_file(best, file["bytes"], options.target)
         facts = {
             "target": options.target.text,

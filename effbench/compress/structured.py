@@ -47,6 +47,11 @@ _REMEDY = "Use method=quantize, or method=unstructured."
 def structured(source: Run, options: CompressOptions, folder: Path) -> Result:
     """Remove channels of a run's model and fine-tune it; write checkpoints and metrics into the folder.
 
+    Args:
+        source: the run.
+        options: what to do.
+        folder: of the result, into which it writes.
+
     Raises:
         ConfigError: the model cannot be pruned.
         MissingExtraError: torch-pruning is not installed.
@@ -146,6 +151,7 @@ def remove_channels(
         raise ConfigError(f"method=structured does not prune recurrent layers, which {name} has. {_REMEDY}")
     if widths and all(kept_channels(width, ratio, round_to) == width for width in widths.values()):
         raise NothingToRemoveError(_all_stay(name, max(widths.values()), ratio, round_to))
+    model.requires_grad_(True)  # torch-pruning follows gradients, which the step before may have frozen
     before = accounting.parameters(model).total
     try:
         shape = _shape_of(model, example)
@@ -205,6 +211,11 @@ def kept_channels(width: int, ratio: float, round_to: int) -> int:
     """Return how many of a layer's channels stay: the nearest multiple of `round_to`, at least one of it.
 
     A layer that is not wider than that keeps all. Of two equally near multiples, the larger.
+
+    Args:
+        width: its channels.
+        ratio: part to remove, in (0, 1).
+        round_to: kept channels are a multiple of this.
     """
     if width <= round_to:
         return width

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from effbench.bench.backends import BACKENDS
 from effbench.compress.target import Target
-from effbench.compress.winner import format_of
+from effbench.compress.winner import export_command, format_of
 from effbench.escaping import for_terminal
 from effbench.metrics import Display, display_in
 from effbench.report.before_after import costs, search_sentences, sentences, value_text
@@ -107,12 +106,15 @@ def _over(row: Mapping[str, Any]) -> str:
     return f"{row['over_before']['estimate']:.2f}" if row["over_before"] else "-"
 
 
-def print_search(record: Mapping[str, Any]) -> None:
-    """Print every candidate of a search, the result, and whether it reaches the target."""
+def print_search(record: Mapping[str, Any], words: Sequence[str] = ()) -> None:
+    """Print every candidate of a search, the result, and whether it reaches the target.
+
+    words: checkpoint, data keys and modules of the command, for one that exports the run itself.
+    """
     out = console()
     found = record["search"]
     if record["path"] is None:
-        print_sentence(out, _reached_already(record))
+        print_sentence(out, _reached_already(record, words))
         return
     target = Target.parsed(found["target"])
     rows = [row for row in found["candidates"] if not row["failed"] and row["value"] is not None]
@@ -139,11 +141,11 @@ def print_search(record: Mapping[str, Any]) -> None:
     print(f"  {for_terminal(record['path'] + file)}")
 
 
-def _reached_already(record: Mapping[str, Any]) -> str:
-    """Return that the run itself reaches the target, and how to have its file."""
+def _reached_already(record: Mapping[str, Any], words: Sequence[str]) -> str:
+    """Return that the run itself reaches the target, and how to have its file. words: see `print_search`."""
     found, run = record["search"], str(record["source"]["run"])
     value, backend = value_text(found["target"], found["value"]), BACKENDS[found["backend"]]
     said = f"target={found['target']} is reached by the run itself: {value} with backend={backend.name}"
     kind = format_of(backend.name, Target.parsed(found["target"]).latency)
-    remedy = f" For its file: effbench export {shlex.quote(run)} format={kind}" if kind else ""
+    remedy = f" For its file: {export_command(run, kind, words)}" if kind else ""
     return for_terminal(f"{said}. Nothing was compressed or written.{remedy}")

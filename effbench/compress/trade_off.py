@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from effbench.compress.drop import POINTS
 from effbench.compress.options import ELSEWHERE, CompressOptions
 from effbench.compress.trial import FAULTS, Trial, bytes_of, p50_of, tried
-from effbench.errors import EffbenchError, first_line
+from effbench.errors import EffbenchError, MissingExtraError, first_line
 from effbench.metrics import display_in, primary
 from effbench.records import replacing
 from effbench.redaction import redact, redact_environment
@@ -24,6 +25,7 @@ from effbench.strict_json import json_text
 log = logging.getLogger(__name__)
 
 SCHEMA = 1
+_UNITS = {"accuracy": POINTS, "answers": "percent of answers that differ"}  # of `lost`, by what it is of
 
 
 def trade_off(source: Run, options: Sequence[CompressOptions], folder: Path, final: Path) -> dict[str, Any]:
@@ -36,20 +38,27 @@ def trade_off(source: Run, options: Sequence[CompressOptions], folder: Path, fin
         final: the folder's name in the end.
 
     Raises:
-        EffbenchError: no ratio works. If some do, `refused` of the record says why the others do not.
+        MissingExtraError: the extra that every ratio needs is not installed.
+        EffbenchError: no ratio works; the first one's. If some do, `refused` of the record says why the others do not.
     """
     trials, refused = [], dict[str, str]()
+    first: EffbenchError | None = None
     for number, each in enumerate(options, start=1):
         ratio = getattr(each.own, "ratio")  # noqa: B009 - methods with a ratio only
         log.info(f"ratio {ratio:g}, {number} of {len(options)}")
         try:
             trials.append((ratio, tried(source, each, f"ratio-{ratio}", folder, final)))
+        except MissingExtraError:
+            raise  # the others need it, too
         except FAULTS as error:
             log.warning(f"ratio {ratio:g}: {first_line(error)}")
             log.debug("traceback:", exc_info=True)
             refused[f"{ratio:g}"] = first_line(error)
+            if first is None and isinstance(error, EffbenchError):
+                first = error
     if not trials:
-        raise EffbenchError(f"no ratio works: {'; '.join(f'{ratio}: {why}' for ratio, why in refused.items())}")
+        # its own class has the exit code
+        raise first or EffbenchError(f"no ratio works: {'; '.join(dict.fromkeys(refused.values()))}")
     record = {**_record(source, options[0].method, trials), "refused": refused}
     for name, text in (("csv", _csv(record)), ("svg", _svg(record)), ("json", json_text(redact(record)))):
         if text is not None:
@@ -72,7 +81,9 @@ def _record(source: Run, method: str, trials: Sequence[tuple[float, Trial]]) -> 
             "p50_s": p50_of(first["speed"], "before"),
             "backend": first["speed"]["fastest"]["before"],
         },
-        "rows": [{"ratio": ratio, **trial.facts()} for ratio, trial in trials],
+        "rows": [
+            {"ratio": ratio, **trial.facts(), "drop_of": trial.record["validation"]["of"]} for ratio, trial in trials
+        ],
         "threads": first["speed"]["threads"],
         "environment": first["speed"]["environment"],
     }
@@ -80,13 +91,15 @@ def _record(source: Run, method: str, trials: Sequence[tuple[float, Trial]]) -> 
 
 def _csv(record: Mapping[str, Any]) -> str:
     text = io.StringIO(newline="")
-    names = ("ratio", "drop", "parameters", "macs", "bytes", "backend")
+    names = ("ratio", "drop", "drop_of", "parameters", "macs", "bytes", "backend")
     rows = []
     for row in record["rows"]:
         flat = {name: row[name] for name in names} | {f"{row['split']}_{k}": v for k, v in row["metrics"].items()}
         for key in ("lost", "p50_s", "over_before"):
             for end, suffix in (("estimate", ""), ("low", "_low"), ("high", "_high")):
                 flat[key + suffix] = row[key][end] if row[key] else None
+            if key == "lost":
+                flat["lost_of"] = _UNITS.get(row["lost_of"])
         rows.append({key: f"{value:.8g}" if isinstance(value, float) else value for key, value in flat.items()})
     # a metric may be undefined for the answers of one ratio
     writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")

@@ -28,6 +28,11 @@ NO_SPEED = (
 def unstructured(source: Run, options: CompressOptions, folder: Path) -> Result:
     """Set weights of a run's model to zero and fine-tune it; write checkpoints and metrics into the folder.
 
+    Args:
+        source: the run.
+        options: what to do.
+        folder: of the result, into which it writes.
+
     Raises:
         ConfigError: the model has no matrices.
     """

@@ -7,7 +7,7 @@ import logging
 import os
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,18 @@ def format_of(backend: str, latency: bool) -> str | None:
     return ((latency and found.also) or found.file) if has_file(backend) else None
 
 
-def written_file(best: Candidate, source: Run, final: Path, latency: bool) -> dict[str, Any]:
+def export_command(run: str | Path, kind: str, words: Sequence[str]) -> str:
+    """Return the shell command that writes the file of a run.
+
+    Args:
+        run: its folder.
+        kind: format of the file.
+        words: those of this command that the run may need: its checkpoint, data keys and modules.
+    """
+    return shlex.join(["effbench", "export", str(run), f"format={kind}", *words])
+
+
+def written_file(best: Candidate, source: Run, final: Path, latency: bool, words: Sequence[str] = ()) -> dict[str, Any]:
     """Write the file of the best candidate into its folder, if it has none yet, and return what a record says of it.
 
     Args:
@@ -74,6 +85,7 @@ def written_file(best: Candidate, source: Run, final: Path, latency: bool) -> di
         source: the run.
         final: folder of the result.
         latency: the target is one.
+        words: data keys and modules of the command, for one that tries again.
 
     Returns:
         file (name or None), bytes, no_file (why there is none), and the values of `arm` that prove the bound.
@@ -100,8 +112,8 @@ def written_file(best: Candidate, source: Run, final: Path, latency: bool) -> di
     except FAULTS as error:  # the checkpoint is the result all the same
         log.warning(f"the file was not exported: {first_line(error)}")
         log.debug("traceback:", exc_info=True)
-        command = f"effbench export {shlex.quote(str(final))} format={kind}"
-        return {**facts, "bytes": None, "no_file": f"{first_line(error)} To try again: {command}"}
+        again = export_command(final, kind, words)
+        return {**facts, "bytes": None, "no_file": f"{first_line(error)} To try again: {again}"}
     return {**facts, "file": Path(made["path"]).name, "bytes": made["bytes"]}
 
 

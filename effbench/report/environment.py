@@ -61,6 +61,14 @@ def installed(name: str) -> str | None:
         return None
 
 
+def version_of(library: str) -> str | None:
+    """Return the version of an imported library, also if a distribution of another name holds it.
+
+    As onnxruntime-gpu holds onnxruntime. None if it is neither installed nor imported.
+    """
+    return installed(library) or getattr(sys.modules.get(library), "__version__", None)
+
+
 def _cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     if info.is_file():

@@ -306,8 +306,7 @@ def _facts(run: Run, wanted: Wanted, free_length: str | None) -> dict[str, Any]:
         wanted: format and operator set.
         free_length: name of the free dimension of a sample.
     """
-    from importlib.metadata import version
-
+    from effbench.report.environment import version_of
     from effbench.run.compressed import channels_of
 
     format_name = wanted.format_name
@@ -342,7 +341,7 @@ def _facts(run: Run, wanted: Wanted, free_length: str | None) -> dict[str, Any]:
         "data": _data_of(run),
         "metrics": as_recorded(run.task.displays),
         "config": _config_of(run),
-        "versions": {name: version(name) for name in ("effbench", *FORMATS[format_name].libraries)},
+        "versions": {name: version_of(name) for name in ("effbench", *FORMATS[format_name].libraries)},
     }
 
 

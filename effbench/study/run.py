@@ -13,7 +13,7 @@ from pathlib import Path
 from effbench.errors import ConfigError, EffbenchError, first_line
 from effbench.jobs.processes import Relay, relaying
 from effbench.log import at_level
-from effbench.records import RUN_FOLDER, STUDY_FILE, require_writable
+from effbench.records import STUDY_FILE, naming_place, require_writable
 from effbench.redaction import redact
 from effbench.run.lock import NAME as LOCK
 from effbench.run.lock import holding
@@ -142,13 +142,10 @@ def _remove_scratch(folder: Path) -> None:
 def _naming_faults() -> Iterator[None]:
     """Turn errors of the storage and of the disk into one message that says how to go on."""
     try:
-        yield
-    except EffbenchError as error:
-        # a run names the option that a run has; the study has its own
-        if RUN_FOLDER not in str(error):
-            raise
-        kind = ConfigError if isinstance(error, ConfigError) else EffbenchError
-        raise kind(str(error).replace(RUN_FOLDER, FOLDER)) from error
+        with naming_place(FOLDER):
+            yield
+    except EffbenchError:
+        raise
     except (OSError, optuna_library().exceptions.OptunaError) as error:
         # Optuna's own text for a lost connection is "invalid data in the commit"; the database's is the cause.
         told = error.__cause__ if isinstance(error, optuna_library().exceptions.StorageInternalError) else error

@@ -46,7 +46,7 @@ import contextlib, io, json, os, sys
 from effbench.cli import main
 from effbench.run import session as training
 sys.path.append(os.getcwd())
-training.draw_curves = lambda folder, _: folder / "curves.png"  # half of a tiny job's time
+training.draw_curves = lambda *_: None  # half of a tiny job's time
 done = {}
 for name, words in json.loads(sys.argv[1]).items():
     out, err = io.StringIO(), io.StringIO()
@@ -181,6 +181,7 @@ def test_hydra_s_launchers_end_in_the_same_table(sweeps: dict[str, Swept]) -> No
     sweep = sweeps["with hydra"]
     assert sweep.code == 0
     assert sorted(row["status"] for row in sweep.rows) == ["completed", "completed"]
+    assert "was not drawn" not in sweep.err  # these jobs are of the process itself, which stubs the drawing
     assert "rank" in sweep.out
 
 

@@ -1,11 +1,15 @@
 """A pruned result is a run like any other: eval, resume, export and compress take it, and no extra is needed.
 
-White-box: latency is not measured here, which takes minutes.
+White-box: latency is not measured here, which takes minutes; a disk is full for one file; no file is exported to see
+what its record says.
 """
 
 from __future__ import annotations
 
+import errno
+import importlib.metadata
 import json
+import os
 import shutil
 import signal
 import sys
@@ -24,13 +28,18 @@ from effbench import build
 from effbench.compress.compress import compress
 from effbench.compress.finetune import FineTuning, tuned_config
 from effbench.compress.options import CompressOptions, StructuredOptions, UnstructuredOptions
+from effbench.compress.quantize import _file_record
 from effbench.config.compose import parse
 from effbench.config.static_compose import member
 from effbench.errors import ConfigError
 from effbench.models.channels import apply_plan
 from effbench.models.cnn import cnn
+from effbench.records import NoSpaceError
+from effbench.report import environment
 from effbench.report.collect import read_runs
 from effbench.report.verify import verify_run
+from effbench.run.export import _facts
+from effbench.run.export_options import Wanted
 from effbench.run.load import load_run
 from effbench.run.signals import Interrupted
 
@@ -67,6 +76,13 @@ def unstructured(dense: Path) -> Path:
     own = UnstructuredOptions(ratio=0.8, steps=2, epochs=2)
     compress(dense, CompressOptions("unstructured", own))
     return dense.with_name("dense-unstructured")
+
+
+@pytest.fixture(scope="module")
+def frozen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a run that trains all but its first block."""
+    words = [*SMALL, "trainer.max_epochs=1", "model.freeze=[block1.*]"]
+    return effbench.train(words, tmp_path_factory.mktemp("runs") / "frozen").folder
 
 
 @pytest.fixture
@@ -218,6 +234,61 @@ def test_without_epochs_the_weights_are_the_pruned_ones(dense: Path, tmp_path: P
     run = effbench.train([f"resume={tmp_path / 'bare'}"])
     assert run.summary["status"] == "completed"
     assert run.model("last").block1[0].out_channels == 8
+
+
+def test_each_step_removes_channels_of_frozen_layers(frozen: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch_pruning")
+    own = StructuredOptions(ratio=0.5, round_to=4, steps=2, epochs=2)
+    compress(frozen, CompressOptions("structured", own), tmp_path / "narrow")
+    widths = {name: len(weight) for name, weight in weights_of(tmp_path / "narrow").items() if weight.dim() > 1}
+    assert widths == {"block1.0.weight": 8, "block2.0.weight": 16, "hidden.1.weight": 16, "head.weight": 4}
+
+
+def test_an_untrained_result_of_a_frozen_run_resumes(frozen: Path, tmp_path: Path) -> None:
+    """Its optimizer has the parameters that are trained, and no others."""
+    bare = tmp_path / "bare"
+    compress(frozen, CompressOptions("unstructured", UnstructuredOptions(epochs=0)), bare)
+    before = weights_of_last(bare)
+    run = effbench.train([f"resume={bare}"])
+    assert run.summary["status"] == "completed"
+    after = weights_of_last(bare)
+    assert torch.equal(after["block1.0.weight"], before["block1.0.weight"])
+    assert not torch.equal(after["block2.0.weight"], before["block2.0.weight"])
+
+
+@pytest.mark.row(5)
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_a_full_disk_is_named_with_an_option_of_compress(
+    epochs: int, dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fine-tuning writes as any run does, whose remedy is hydra.run.dir."""
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("effbench.training.checkpoint_files._write_state", full)
+    with pytest.raises(NoSpaceError, match="or write to another place with output=FOLDER") as told:
+        compress(dense, CompressOptions("unstructured", UnstructuredOptions(epochs=epochs)), tmp_path / "out")
+    assert "hydra.run.dir" not in str(told.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_library_of_another_distribution_has_a_version(dense: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As onnxruntime-gpu brings onnxruntime: metadata know no such name."""
+    runtime = pytest.importorskip("onnxruntime")
+    plain = importlib.metadata.distribution
+
+    def distribution(name: str) -> importlib.metadata.Distribution:
+        if name == "onnxruntime":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return plain(name)
+
+    monkeypatch.setattr(importlib.metadata, "distribution", distribution)
+    monkeypatch.setattr(environment, "installed", environment.installed.__wrapped__)
+    facts = _facts(load_run(dense), Wanted("onnx", "best", "", 1e-4, None, True, "file"), None)
+    for record in (facts, _file_record(facts, "onnx", "static")):
+        assert record["versions"]["onnxruntime"] == runtime.__version__
+        assert record["versions"]["torch"] == plain("torch").version
 
 
 @pytest.mark.parametrize("damage", [{"gone": {"weight": [1]}}, {"head": {"weight": [10**9, 16]}}, {}])

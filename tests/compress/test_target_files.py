@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from effbench import cli
 from effbench.compress import itself, winner
 from effbench.compress import search as searching
 from effbench.compress import trial as trials
@@ -18,7 +19,7 @@ from effbench.compress.options import CompressOptions, measuring
 from effbench.compress.table import print_search
 from effbench.compress.target import SearchOptions, Target
 from effbench.errors import ConfigError, DataError, EffbenchError, MissingExtraError, ThresholdError
-from tests.compress.searches import ABOUT, ARM, COSTS, FAILING, benched, gone, searched
+from tests.compress.searches import ABOUT, ARM, COSTS, FAILING, Source, benched, gone, searched
 
 # --- what is lost with the backend that the latency is of
 
@@ -113,6 +114,43 @@ def test_a_file_that_is_not_there_is_told(
     assert made[-1] == (("export", "onnx") if "export" in about else ("run", 0.25))
     print_search(record)
     assert text.format(tmp_path / "result") in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.usefixtures("made", "pruning")
+def test_the_command_for_a_file_loads_the_run_as_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without the data keys and the modules, the export would fail again, or compare on other data."""
+    (tmp_path / "run").mkdir()
+    for name, value in {"load_run": Source(tmp_path / "run"), "with_data": Source(tmp_path / "run"),
+                        "read_summary": {"status": "completed"}, "compressed_file": None}.items():  # fmt: skip
+        monkeypatch.setattr(f"effbench.compress.compress.{name}", lambda *_, value=value: value)
+    monkeypatch.setitem(ABOUT, "export", ThresholdError("it differs."))
+    monkeypatch.setenv("COLUMNS", "400")
+    result = str(tmp_path / "result")
+    words = ["target=latency/1.25", "epochs=3", "data.root=/my data", "allow_targets=[lab]", f"output={result}"]
+    assert cli.main(["compress", str(tmp_path / "run"), *words]) == 0
+    command = f"effbench export {result} format=onnx 'data.root=/my data' 'allow_targets=[lab]'"
+    assert command in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "carried"),
+    [
+        (["checkpoint=last", "data.root=/my data"], "checkpoint=last 'data.root=/my data'"),
+        (["allow_targets=[lab]", "max_drop=1"], "'allow_targets=[lab]'"),
+    ],
+)
+def test_the_command_for_the_runs_own_file_has_its_words(
+    words: list[str], carried: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {"target": "6 MB", "value": 5_000_000, "backend": "onnxruntime", "met": True}
+    record = {"source": {"run": "runs/a"}, "search": found, "path": None}
+    monkeypatch.setattr("effbench.cli.compress.compress_to_target", lambda *_: record)
+    monkeypatch.setenv("COLUMNS", "400")
+    assert cli.main(["compress", "runs/a", "target=6 MB", *words]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert told.endswith(f"For its file: effbench export runs/a format=onnx {carried}")
 
 
 def test_the_format_is_that_of_the_backend() -> None:

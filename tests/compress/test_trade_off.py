@@ -19,7 +19,7 @@ from effbench.compress import trade_off as trading
 from effbench.compress.options import CompressOptions, StructuredOptions
 from effbench.compress.table import print_trade_off
 from effbench.compress.trial import Trial
-from effbench.errors import ConfigError
+from effbench.errors import ConfigError, DataError, EffbenchError, MissingExtraError
 
 
 def arm(side: str, backend: str, p50: float, size: int) -> dict[str, Any]:
@@ -56,12 +56,13 @@ def sweep(
     monkeypatch: pytest.MonkeyPatch,
     error: BaseException = ConfigError("rounding keeps every channel"),  # noqa: B008
     made: Callable[[float], dict[str, Any]] = record,
+    least: float = 0.1,
 ) -> dict[str, Any]:
-    """A sweep over three ratios, at the smallest of which `error` is raised."""
+    """A sweep over three ratios, of which those below `least` raise `error`."""
 
     def tried(_: Any, options: CompressOptions, name: str, within: Path, __: Path) -> Trial:
         assert isinstance(options.own, StructuredOptions)
-        if options.own.ratio < 0.1:
+        if options.own.ratio < least:
             raise error
         return Trial(name, within / name, made(options.own.ratio))
 
@@ -108,6 +109,49 @@ def test_a_ratio_that_a_library_fails_at_costs_no_other(
     found = sweep(tmp_path, monkeypatch, error)
     assert found["refused"] == {"0.01": str(error) or "MemoryError"}
     assert [row["ratio"] for row in found["rows"]] == [0.25, 0.5]
+
+
+@pytest.mark.row(26)
+@pytest.mark.parametrize(
+    ("error", "kind", "code", "warnings"),
+    [
+        (MissingExtraError("method=structured", "compress"), MissingExtraError, 4, 0),  # before the second ratio
+        (DataError("data.root=/nowhere: no such folder."), DataError, 2, 3),
+        (RuntimeError("no kernel"), EffbenchError, 1, 3),
+    ],
+)
+def test_a_sweep_without_any_result_ends_with_its_error(
+    error: Exception, kind: type[EffbenchError], code: int, warnings: int, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    with pytest.raises(kind) as told:
+        sweep(tmp_path, monkeypatch, error, least=1.0)
+    assert told.value.exit_code == code
+    assert str(told.value).count(str(error)) == 1  # not once for each ratio
+    assert len([each for each in caplog.records if each.levelname == "WARNING"]) == warnings
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("lost_of", "unit", "drop_of"),
+    [
+        ("accuracy", "points of accuracy", "points of accuracy"),
+        ("answers", "percent of answers that differ", "percent of the loss"),
+        (None, "", "percent of the loss"),
+    ],
+)
+def test_the_table_tells_what_a_loss_is_of(
+    lost_of: str | None, unit: str, drop_of: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made(ratio: float) -> dict[str, Any]:
+        found = record(ratio)
+        found["test"]["lost_of"], found["validation"]["of"] = lost_of, drop_of
+        return found
+
+    sweep(tmp_path, monkeypatch, made=made)
+    with (tmp_path / "tradeoff.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert {(row["lost_of"], row["drop_of"]) for row in rows} == {(unit, drop_of)}
 
 
 @pytest.mark.parametrize("undefined", [0.25, 0.5])
