@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from effbench.escaping import markdown_text
+from effbench.export.card_words import marked
 from effbench.metrics import LOSS, display_of
 from effbench.stats import share_interval
 from effbench.units import human_bytes, human_count
@@ -25,7 +26,7 @@ _PIPELINES = {
 def model_card(
     facts: Mapping[str, Any], summary: Mapping[str, Any], front_matter: bool, compression: Sequence[str] = ()
 ) -> str:
-    """Return the card in Markdown.
+    """Return the card in Markdown, with digests of its parts at its end (`card_words.marked`).
 
     Args:
         facts: the record of the file.
@@ -49,7 +50,7 @@ def model_card(
         f"## Limits\n\nTo be filled in. Known to effbench: the metrics hold for data like the test split only, and "
         f"{_limit(facts)}.\n",
     ]
-    return "\n".join(parts)
+    return marked("\n".join(parts))
 
 
 def _front_matter(facts: Mapping[str, Any], summary: Mapping[str, Any]) -> str:

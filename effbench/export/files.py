@@ -14,6 +14,7 @@ from effbench.records import replacing
 from effbench.redaction import redact_environment
 
 ELSEWHERE = "output=FOLDER"  # the remedy in messages about a full disk
+CARD_SUFFIX = ".md"  # of model cards
 
 
 def record_path(target: Path) -> Path:
@@ -33,7 +34,8 @@ def publish_file(
     """Write `content` to `target`, a record to `target`.json after a check, and what else belongs to the file.
 
     Record and side files always describe the file next to them: old ones are removed before the file is replaced. If
-    the process is killed in between, a complete file without them remains. The caller must hold the folder's lock.
+    the process is killed in between, a complete file without them remains. Only a model card stays until the new one
+    replaces it: the user may have written into it. The caller must hold the folder's lock.
 
     Args:
         target: path of the exported file.
@@ -60,7 +62,7 @@ def publish_file(
         _write(about, _encoded(json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False) + "\n"))
         texts = {path: text for path, make in sides.items() if (text := make(facts)) is not None}
         # the file is renamed at the end of the inner block, the record after it
-        for path in (record, *sides):
+        for path in (record, *(side for side in sides if side.suffix != CARD_SUFFIX)):
             path.unlink(missing_ok=True)
     _write_sides(texts)
     return facts

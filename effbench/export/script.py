@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,51 +10,53 @@ from typing import Any
 _ANSWERS = {
     "class": """\
     shares = np.exp(outputs - outputs.max())
-    share = round(float(shares.max() / shares.sum()), 6)
-    answer = {"class": ABOUT["classes"][shares.argmax()], "probability": share}""",
+    return {"class": ABOUT["classes"][shares.argmax()], "probability": round(float(shares.max() / shares.sum()), 6)}""",
     "labels": """\
     shares = {name: round(1 / (1 + float(np.exp(-x))), 6) for name, x in zip(ABOUT["classes"], outputs)}
-    answer = {"labels": [name for name in shares if shares[name] > 0.5], "probabilities": shares}""",
+    return {"labels": [name for name in shares if shares[name] > 0.5], "probabilities": shares}""",
     "values": """\
-    answer = {"values": dict(zip(ABOUT["classes"], outputs.tolist()))}""",
+    return {"values": dict(zip(ABOUT["classes"], outputs.tolist()))}""",
 }
 
+# Words of capital letters, but for ABOUT, are replaced by what the record of the file says.
 _PROGRAM = '''\
-"""Answers of MODEL for image files, one JSON object a line: python PROGRAM IMAGE ...
-Needs onnxruntime, numpy and Pillow. MODEL.json beside it describes each step. Made by effbench export."""
+"""Answers for image files, one JSON object a line: python PROGRAM IMAGE ... (needs onnxruntime, numpy and Pillow)"""
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
-FILE = Path(__file__).with_name("MODEL")
-ABOUT = json.loads(FILE.with_name(FILE.name + ".json").read_text(encoding="utf-8"))
-STEPS = ABOUT["preprocessing"]
+ABOUT = json.loads(Path(__file__).with_name("MODEL.json").read_text(encoding="utf-8"))  # describes each step
+model = onnxruntime.InferenceSession(str(Path(__file__).with_name("MODEL")), providers=["CPUExecutionProvider"])
 
 
-def pixels(path):
-    image = Image.open(path)
-    image.draft(None, STEPS["jpeg"]["draft"])
-    image = ImageOps.exif_transpose(image)
-    if image.mode[0] in "IF":  # integers or floats of more than 8 bits
-        white = STEPS["more_than_8_bits"]["white"]["floats" if image.mode == "F" else "integers"]
-        values = np.clip(np.asarray(image, np.float64), 0, white) * (255 / white)
-        image = Image.fromarray(np.rint(values).astype(np.uint8))
-    if image.has_transparency_data:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    image = image.convert("RGB").convert(STEPS["colour_order"])
-    image = ImageOps.fit(image, STEPS["resize"]["size"], Image.Resampling.BILINEAR)  # of the square in the centre
-    return np.atleast_3d(np.asarray(image, np.float32)).transpose(2, 0, 1) * np.float32(STEPS["then"]["scale"])
-
-
-model = onnxruntime.InferenceSession(str(FILE), providers=["CPUExecutionProvider"])
-for path in sys.argv[1:]:
-    [[outputs]] = model.run(None, {ABOUT["input"]["name"]: pixels(path)[None]})
+def answer(path):
+    image = Image.open(path, formats=FORMATS)
+    image.draft(None, DRAFT)
+    image.load()
+    with suppress(Exception):  # a damaged EXIF block counts as none
+        image = ImageOps.exif_transpose(image)
+    if white := {"I": INTEGERS, "F": FLOATS}.get(image.mode[0]):  # integers or floats of more than 8 bits
+        if not (np.min(image) >= 0 and WITHIN):  # also NaN
+            raise ValueError(f"gray values outside [0, {white:g}]: scale them, or save 8 bits")
+        image = Image.fromarray(np.rint(np.asarray(image, np.float64).clip(0, white) * (255 / white)).astype(np.uint8))
+    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert(COLOURS)
+    pixels = np.asarray(ImageOps.fit(image, SIZE, Image.Resampling.BILINEAR), np.float32)  # the square in the centre
+    [[outputs]] = model.run(None, {"images": np.atleast_3d(pixels).transpose(2, 0, 1)[None] * np.float32(SCALE)})
 ANSWER
-    print(json.dumps({"file": path, **answer}))
+
+
+problems = []
+for path in sys.argv[1:]:
+    try:
+        print(json.dumps({"file": path, **answer(path)}))
+    except Exception as error:  # Pillow has no class of its own for damaged files
+        problems.append(f"{path}: {error}")
+sys.exit("\\n".join(problems) or 0)
 '''
 
 
@@ -64,8 +67,22 @@ def predict_script(facts: Mapping[str, Any], program: str) -> str | None:
         facts: the record of the file.
         program: name of the program.
     """
-    answer = _ANSWERS.get(facts["task"]["targets"])
-    if facts["format"] != "onnx" or facts["input"]["name"] != "images" or not facts["preprocessing"] or answer is None:
+    steps, answer = facts["preprocessing"], _ANSWERS.get(facts["task"]["targets"])
+    if facts["format"] != "onnx" or facts["input"]["name"] != "images" or not steps or answer is None:
         return None
-    # names of files: word characters, dots and dashes
-    return _PROGRAM.replace("PROGRAM", program).replace("MODEL", facts["file"]).replace("ANSWER", answer)
+    deep = steps["more_than_8_bits"]
+    words = {
+        # names of files: word characters, dots and dashes
+        "PROGRAM": program,
+        "MODEL": facts["file"],
+        "FORMATS": repr(steps["formats"]),
+        "DRAFT": repr(steps["jpeg"]["draft"]),
+        "INTEGERS": repr(deep["white"]["integers"]),
+        "FLOATS": repr(deep["white"]["floats"]),
+        "WITHIN": "np.max(image) <= white" if deep["above_white"] == "refused" else "np.isfinite(np.max(image))",
+        "COLOURS": repr(steps["colour_order"]),
+        "SIZE": repr(steps["resize"]["size"]),
+        "SCALE": repr(steps["then"]["scale"]),
+        "ANSWER": answer,
+    }
+    return re.sub(rf"\b({'|'.join(words)})\b", lambda word: words[word[0]], _PROGRAM)

@@ -163,6 +163,7 @@ def _writer(
 def _sides(run: Run, model: nn.Module, target: Path, layout: str) -> dict[Path, Side]:
     """Return path -> maker of each file that belongs to the export."""
     from effbench.export.card import model_card
+    from effbench.export.card_words import with_words
     from effbench.export.huggingface import config_json, safetensors
     from effbench.export.script import predict_script
     from effbench.report.before_after import card_lines
@@ -174,10 +175,10 @@ def _sides(run: Run, model: nn.Module, target: Path, layout: str) -> dict[Path, 
         # in a folder of its own a side file has its plain name
         return target.with_name(name if hub else f"{target.name}.{name}")
 
-    program = named("predict.py")
+    program, card = named("predict.py"), named("README.md")
     sides: dict[Path, Side] = {
         program: lambda facts: predict_script(facts, program.name),
-        named("README.md"): lambda facts: model_card(facts, run.summary, hub, lines),
+        card: lambda facts: with_words(model_card(facts, run.summary, hub, lines), card),
     }
     if hub:
         sides |= {named("config.json"): config_json, named("model.safetensors"): lambda _: safetensors(model)}

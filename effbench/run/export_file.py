@@ -52,13 +52,15 @@ def write_beside(run: Run) -> None:
 def _sides(run: ExportedRun, target: Path) -> dict[Path, Callable[[dict[str, Any]], str | None]]:
     """Return side file -> function of the record that returns its text, or None for no such file."""
     from effbench.export.card import model_card
+    from effbench.export.card_words import with_words
     from effbench.export.script import predict_script
     from effbench.report.before_after import card_lines
 
-    program, lines = target.with_name(f"{target.name}.predict.py"), card_lines(run.folder)
+    program, card = (target.with_name(f"{target.name}.{name}") for name in ("predict.py", "README.md"))
+    lines = card_lines(run.folder)
     return {
         program: lambda facts: predict_script(facts, program.name),
-        target.with_name(f"{target.name}.README.md"): lambda facts: model_card(facts, run.summary, False, lines),
+        card: lambda facts: with_words(model_card(facts, run.summary, False, lines), card),
     }
 
 

@@ -150,6 +150,9 @@ def test_the_result_is_a_run_for_the_other_verbs(quantized: Path, effbench: Effb
     [card] = (copy / "export").glob("*.README.md")
     assert "Scheme static, ranges from 32 training samples; all" in card.read_text()
     assert "Lost: " in card.read_text()
+    card.write_text(card.read_text().replace("## Limits\n", "## Limits\n\nNot for letters.\n"))
+    assert effbench("export", str(copy))[0] == 0
+    assert "## Limits\n\nNot for letters.\n" in card.read_text()
     for word in ("tolerance=0.1", "--no-data", "data.split_seed=1"):
         code, _, err = effbench("export", str(copy), word)
         name = word if word.startswith(("tol", "--")) else "data.split_seed"

@@ -13,7 +13,7 @@ import sys
 import warnings
 import zipfile
 from collections import UserDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -938,12 +938,42 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def by_itself(program: Path, files: list[Path], bare: Path) -> list[dict[str, Any]]:
-    """What the program prints, as python -I -S runs it: without this environment, and so without torch."""
+def by_itself(program: Path, files: list[Path], bare: Path, refused: Sequence[Path] = ()) -> list[dict[str, Any]]:
+    """What the program prints, as python -I -S runs it: without this environment, and so without torch.
+
+    Args:
+        program: the program.
+        files: its arguments.
+        bare: a folder with the libraries that it may import.
+        refused: files that it must list as unreadable, in this order, with the exit code 1.
+    """
     words = [sys.executable, "-I", "-S", "-c", BARE, str(bare), str(program), *map(str, files)]
     done = subprocess.run(words, capture_output=True, text=True, check=False, cwd="/")
-    assert done.returncode == 0, done.stderr
+    listed = [line for line in done.stderr.splitlines() if line.startswith(str(files[0].parents[1]))]
+    assert (done.returncode, len(listed)) == (int(bool(refused)), len(refused)), done.stderr
+    assert all(line.startswith(f"{path}: ") for line, path in zip(listed, refused, strict=True))
+    assert "Traceback" not in done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def unreadable(folder: Path) -> list[Path]:
+    """Files that `effbench predict` refuses for a run that was trained on images of 8 bits."""
+    values = np.linspace(0, 1, 30 * 30, dtype=np.float32).reshape(30, 30)
+    folder.mkdir()
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 90), np.uint8))
+    for name in ("altered.png", "cut.jpg"):
+        noise.save(folder / name)
+        content = (folder / name).read_bytes()
+        half = len(content) // 2
+        rest = bytes([content[half] ^ 255]) + content[half + 1 :] if name == "altered.png" else b""
+        (folder / name).write_bytes(content[:half] + rest)
+    Image.fromarray(values * 255).save(folder / "bright.tif")
+    Image.fromarray((values * 70_000).astype(np.int32)).save(folder / "large.tif")
+    Image.fromarray(np.where(values > 0.9, np.float32("nan"), values)).save(folder / "nan.tif")
+    Image.fromarray(values - np.float32(0.001)).save(folder / "negative.tif")
+    (folder / "notes.txt").write_text("no image")
+    Image.new("RGB", (30, 30)).save(folder / "other.pcx")  # of a format that is not read
+    return sorted(folder.iterdir())
 
 
 @pytest.mark.process
@@ -952,17 +982,41 @@ def test_predict_py_answers_like_effbench_predict(
 ) -> None:
     program = exports["onnx"].with_name("mlp-best.onnx.predict.py")
     lines = [line for line in program.read_text().splitlines() if line.strip()]
-    assert len(lines) <= 32  # 2 of them say what it is, 6 what it imports
-    files = pictures(tmp_path / "pictures")
-    code, out, _ = effbench("predict", str(run), *map(str, files), "--json")
-    assert code == 0
-    ours, theirs = by_itself(program, files, bare), json.loads(out)
-    assert [row["file"] for row in ours] == [row["file"] for row in theirs]
+    assert len(lines) <= 32  # 1 of them says what it is, 7 what it imports
+    pictures(tmp_path / "pictures")
+    with Image.open(tmp_path / "pictures" / "wide.jpg") as image:
+        image.resize((50, 40)).save(tmp_path / "pictures" / "damaged exif.png", exif=b"Exif\0\0junk")
+    files, refused = sorted((tmp_path / "pictures").iterdir()), unreadable(tmp_path / "unreadable")
+    given = [*refused[:3], *files, *refused[3:]]
+    code, out, err = effbench("predict", str(run), *map(str, given), "--json")
+    assert (code, [str(path) in err for path in given]) == (1, [path in refused for path in given])
+    ours, theirs = by_itself(program, given, bare, refused), json.loads(out)
+    assert [row["file"] for row in ours] == [row["file"] for row in theirs] == [str(file) for file in files]
     assert [row["class"] for row in ours] == [row["class"] for row in theirs]
     np.testing.assert_allclose(
         [row["probability"] for row in ours], [row["probability"] for row in theirs], atol=1e-3, rtol=0
     )
     assert len({row["probability"] for row in ours}) == len(files)
+
+
+@pytest.mark.proof
+@pytest.mark.process
+def test_predict_py_of_deep_images_takes_larger_values_as_white(exports: Exports, bare: Path, tmp_path: Path) -> None:
+    """As the record of a run says whose train split held images of more than 8 bits."""
+    from effbench.export.script import predict_script
+
+    shutil.copytree(exports["onnx"].parent, tmp_path / "it")
+    record = json.loads((tmp_path / "it" / "mlp-best.onnx.json").read_text())
+    white = {"integers": 4095.0, "floats": 0.5}
+    record["preprocessing"]["more_than_8_bits"] |= {"above_white": "white", "white": white}
+    (tmp_path / "it" / "program.py").write_text(predict_script(record, "program.py") or "")
+    values = np.random.default_rng(0).random((30, 30), np.float32)
+    files = [tmp_path / "it" / name for name in ("deep.tif", "clipped.tif", "infinite.tif")]
+    infinite = np.where(values > 0.1, values, np.float32("inf"))
+    for path, content in zip(files, (values, values.clip(0, 0.5), infinite), strict=True):
+        Image.fromarray(content).save(path)
+    [deep, clipped] = by_itself(tmp_path / "it" / "program.py", files, bare, files[2:])
+    assert deep["probability"] == clipped["probability"]
 
 
 LABELS = """
@@ -1069,6 +1123,28 @@ def test_huggingface_layout_holds_what_the_hub_reads(run: Path, effbench: Effben
     assert weights.keys() == model.state_dict().keys()
     assert all(np.array_equal(weights[name], tensor.numpy()) for name, tensor in model.state_dict().items())
     assert effbench("eval", str(folder / "mlp-best.pt"), "trust=true")[0] == 0
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(("layout", "name"), [("file", "mlp-best.pt.README.md"), ("huggingface", "README.md")])
+def test_a_second_export_keeps_the_users_words(
+    layout: str, name: str, run: Path, effbench: Effbench, tmp_path: Path
+) -> None:
+    words = ("export", str(run), "format=torchscript", f"layout={layout}", "output=it")
+    assert effbench(*words)[0] == 0
+    [card] = tmp_path.rglob(name)
+    made = card.read_text()
+    use, limits = (made.split(f"## {heading}\n\n")[1].split("\n")[0] for heading in ("Intended use", "Limits"))
+    mine = made.replace(use, "For digits.").replace(limits, f"{limits} Not for letters.")
+    card.write_text(mine)
+    code, _, err = effbench(*words)
+    assert (code, card.read_text()) == (0, mine)
+    assert f"note: {name} keeps your text of Intended use and Limits" in err
+    card.write_text(mine.replace("## Training", "## Training\n\n- by me"))
+    code, _, err = effbench(*words)
+    assert (code, card.read_text()) == (0, mine)
+    assert f"note: {name} was changed outside of Intended use and Limits too: a copy of it is {name}.before" in err
+    assert "- by me" in card.with_name(f"{name}.before").read_text()
 
 
 def test_an_unknown_layout_lists_what_there_is(run: Path, effbench: Effbench) -> None:
