@@ -21,7 +21,7 @@ from effbench.models import accounting
 from effbench.report.compression import read_compression
 from effbench.report.cost import read_setting
 from effbench.run.compared import compared_samples
-from effbench.run.exported import run_folder
+from effbench.run.exported import exported_with_run, run_folder
 from effbench.run.load import load_run, with_data
 from effbench.run.validate import own_setting
 from effbench.training.checkpoint_files import read_manifest
@@ -160,7 +160,9 @@ def file_source(file: Opened, data: Mapping[str, str], allow_targets: Sequence[s
     facts, files = _of_file(file), {str(file.record["format"]): file.path}
     unit = str(file.record["input"]["name"]).removesuffix("s")
     try:
-        own = run_source(_run_of(file), file.record["checkpoint"]["name"], data, allow_targets, count)
+        folder = _run_of(file)
+        exported_with_run(file, str(folder), allow_targets).check_sides()
+        own = run_source(folder, file.record["checkpoint"]["name"], data, allow_targets, count)
     except (EffbenchError, OSError, KeyError, TypeError) as error:
         if data:  # asked for: the reason matters
             raise
