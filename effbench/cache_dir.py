@@ -24,7 +24,7 @@ def cache_home() -> Path:
     homes = cache_homes()
     for folder in homes:
         # it is there, or can be created below an existing folder
-        there = next(path for path in (folder, *folder.parents) if path.exists())
+        there = next(path for path in (folder, *folder.parents) if is_there(path))
         if there.is_dir() and (there == folder or os.access(there, os.W_OK | os.X_OK)):
             return folder
     return homes[0]  # whoever writes to it gets the system's own error
@@ -67,6 +67,25 @@ def expanded(path: str | os.PathLike[str]) -> Path:
     return Path(whole)
 
 
+def is_there(path: Path) -> bool:
+    """Return whether a file or a folder of the user's is there, as far as the system tells.
+
+    Of these three, unlike of the methods of Path, none raises where a folder above may not be entered, or a name is too
+    long: whoever opens or writes the path then gives the reason.
+    """
+    return os.path.exists(path)  # noqa: PTH110 - Path's raises
+
+
+def is_file(path: Path) -> bool:
+    """Return whether the path is a file; see `is_there`."""
+    return os.path.isfile(path)  # noqa: PTH113 - Path's raises
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether the path is a folder; see `is_there`."""
+    return os.path.isdir(path)  # noqa: PTH112 - Path's raises
+
+
 def refuse_url(text: str) -> None:
     """Raise ConfigError if the text is a URL and not a local path."""
     if _URL.match(text) and not os.path.lexists(text):
@@ -100,7 +119,7 @@ def budget_bytes(folder: Path) -> int:
     """Return the limit for all decoded data in `folder`: $EFFBENCH_CACHE_GB, or a fifth of its disk."""
     text = os.environ.get(BUDGET, "").strip()
     if not text:
-        there = next(path for path in (folder, *folder.parents) if path.exists())
+        there = next(path for path in (folder, *folder.parents) if is_there(path))
         return int(shutil.disk_usage(there).total * SHARE_OF_DISK)
     try:
         gigabytes = float(text)

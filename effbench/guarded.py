@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 
 from effbench.errors import ConfigError, shown
+from effbench.escaping import for_terminal
 from effbench.units import human_bytes
 
 TEXT_BYTES, METRICS_BYTES = 4_000_000, 100_000_000  # effbench writes no larger files
@@ -95,22 +96,43 @@ def require_regular(path: Path) -> None:
         raise UnreadableError(f"{path} cannot be read: {_NOT_PERMITTED}.") from PermissionError()
 
 
+def kind_of(path: Path, key: str = "") -> str | None:
+    """Return what the user's path leads to: 'a file', 'a folder', 'a pipe' or the like; None if nothing is there.
+
+    Raises:
+        UnreadableError: the system does not tell, such as where a folder above may not be entered. `key` begins it.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: the name contains NUL
+        return None
+    except OSError as error:
+        name = f"{key}: {for_terminal(str(path))}" if key else for_terminal(str(path))
+        raise UnreadableError(f"{name} cannot be read: {_why(path, error)}.") from error
+    return "a file" if stat.S_ISREG(mode) else _kind(mode)
+
+
 _NOT_PERMITTED = "Permission denied; ask its owner for chmod a+r, or run as its owner"
 
 
 def _check(path: Path, status: os.stat_result, most: int | None) -> None:
     if not stat.S_ISREG(status.st_mode):
-        kind = next((name for test, name in _KINDS if test(status.st_mode)), "something else")
-        raise UnreadableError(f"{path} cannot be read: it is not a regular file but {kind}.")
+        raise UnreadableError(f"{path} cannot be read: it is not a regular file but {_kind(status.st_mode)}.")
     if most is not None and status.st_size > most:
         had = human_bytes(status.st_size)
         raise UnreadableError(f"{path} cannot be read: it has {had}; at most {human_bytes(most)} are read.")
 
 
+def _kind(mode: int) -> str:
+    return next((name for test, name in _KINDS if test(mode)), "something else")
+
+
 def _why(path: Path, error: OSError) -> str:
     if isinstance(error, PermissionError):
         return _NOT_PERMITTED
-    return "it is a link, which is not followed here" if path.is_symlink() else error.strerror or repr(error)
+    # not Path's, which raises where the name is too long
+    is_link = os.path.islink(path)  # noqa: PTH114
+    return "it is a link, which is not followed here" if is_link else error.strerror or repr(error)
 
 
 def checked_version(found: object, known: int, where: str) -> int:

@@ -1,4 +1,4 @@
-"""The processors this process may use: CPU affinity, container quota, OMP_NUM_THREADS."""
+"""The processors and the memory this process may use: CPU affinity, limits of containers, OMP_NUM_THREADS."""
 
 from __future__ import annotations
 
@@ -74,29 +74,47 @@ def affinity() -> int:
 def cpu_quota(proc: Path = _PROC) -> float | None:
     """Return the CPU quota of this process's control groups (versions 1 and 2) in cores; None without a limit."""
     # the least of a group and its parents, all of which limit it
-    return min((limit for folder in _groups(proc) if (limit := _limit(folder)) is not None), default=None)
+    return min((limit for folder in _groups(proc, "cpu") if (limit := _limit(folder)) is not None), default=None)
 
 
-def _groups(proc: Path) -> Iterator[Path]:
-    """Yield the visible folders of this process's control groups and their parents."""
+def memory_limit(proc: Path = _PROC) -> int | None:
+    """Return the memory that this process's control groups (versions 1 and 2) allow, in bytes; None without a limit."""
+    found = (_memory_limit(folder) for folder in _groups(proc, "memory"))
+    return min((limit for limit in found if limit is not None), default=None)
+
+
+def _groups(proc: Path, controller: str) -> Iterator[Path]:
+    """Yield the visible folders of this process's control groups and their parents.
+
+    Args:
+        proc: folder of this process.
+        controller: whose limits are asked for, in version 1, which has a hierarchy for each: cpu or memory.
+    """
     with suppress(OSError, ValueError, IndexError):
         # lines of hierarchy:controllers:path; version 2 is hierarchy 0 without controllers
         paths = [line.split(":", 2) for line in (proc / "cgroup").read_text(encoding="utf-8").splitlines()]
-        version_1 = next((path for _, names, path in paths if "cpu" in names.split(",")), None)
+        version_1 = next((path for _, names, path in paths if controller in names.split(",")), None)
         version_2 = next((path for number, names, path in paths if number == "0" and not names), None)
-        for root, mount in _mounts(proc, version=1) if version_1 is not None else ():
+        for root, mount in _mounts(proc, 1, controller) if version_1 is not None else ():
             yield from _upwards(mount, root, version_1 or "/")
-        for root, mount in _mounts(proc, version=2) if version_2 is not None else ():
+        for root, mount in _mounts(proc, 2, controller) if version_2 is not None else ():
             yield from _upwards(mount, root, version_2 or "/")
 
 
-def _mounts(proc: Path, version: int) -> Iterator[tuple[str, Path]]:
-    """Yield (mounted part of the hierarchy, mount point) of the hierarchy with CPU limits."""
+def _mounts(proc: Path, version: int, controller: str) -> Iterator[tuple[str, Path]]:
+    """Yield (mounted part of the hierarchy, mount point) of the hierarchy with these limits.
+
+    Args:
+        proc: folder of this process.
+        version: of control groups, 1 or 2.
+        controller: of version 1.
+    """
     for line in (proc / "mountinfo").read_text(encoding="utf-8").splitlines():
         # optional fields of varying number stand before the hyphen
         before, _, after = line.partition(" - ")
         kind, _, options = after.split(" ", 2)
-        if (version == 2 and kind == "cgroup2") or (version == 1 and kind == "cgroup" and "cpu" in options.split(",")):
+        of_version_1 = kind == "cgroup" and controller in options.split(",")
+        if (version == 2 and kind == "cgroup2") or (version == 1 and of_version_1):
             root, mount = before.split(" ")[3:5]
             yield root, Path(mount.replace("\\040", " "))  # the kernel escapes spaces
 
@@ -120,4 +138,12 @@ def _limit(folder: Path) -> float | None:
         quota, period = ((folder / f"cpu.cfs_{name}_us").read_text(encoding="ascii") for name in ("quota", "period"))
         # version 1 writes -1 for no limit
         return int(quota) / int(period) if int(quota) > 0 else None
+    return None
+
+
+def _memory_limit(folder: Path) -> int | None:
+    for name in ("memory.max", "memory.limit_in_bytes"):  # versions 2 and 1
+        # "max" is no limit in version 2; in version 1 it is a number of 8 EB
+        with suppress(OSError, ValueError):
+            return int((folder / name).read_text(encoding="ascii"))
     return None

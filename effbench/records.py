@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from effbench.cache_dir import is_file, is_folder, is_there
 from effbench.disk import move, require_moves, sync, sync_folder
 from effbench.errors import ConfigError, EffbenchError
 from effbench.guarded import METRICS_BYTES, MissingFileError, checked_version, read_bytes, read_text
@@ -36,6 +37,7 @@ FINISHED = ("completed", "stopped_early")  # statuses of a run that trained to i
 STATUSES = (*FINISHED, "interrupted", "diverged", "failed")
 STUDY_FILE = "study.json"  # the frozen plan of a study, in its folder
 RUN_FOLDER = "hydra.run.dir=DIR"  # sets another run folder; for remedies in messages
+_LONGEST_NAME = 200  # bytes of a file's name; file systems take 255, and a temporary one has 25 more
 
 
 class NoSpaceError(EffbenchError):
@@ -174,8 +176,8 @@ _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/(?:fd/(\d+)|(stdin|stdout|stderr))
 def _is_written_through(path: Path) -> bool:
     """Return True for a pipe, a device or an open file (/dev/stdout), which cannot be replaced by a rename."""
     if os.path.abspath(path).startswith(("/dev/", "/proc/")):  # noqa: PTH100 - resolved, /dev/stdout is another
-        return not path.is_dir()
-    return path.exists() and not path.is_file() and not path.is_dir()
+        return not is_folder(path)
+    return is_there(path) and not is_file(path) and not is_folder(path)
 
 
 RECORD_FILES = frozenset(("config.yaml", "metrics.csv", "summary.json"))
@@ -183,12 +185,14 @@ RECORD_FILES = frozenset(("config.yaml", "metrics.csv", "summary.json"))
 
 def output_problem(path: Path) -> str | None:
     """Return why the user's `path` cannot be an output, or None."""
-    if path.is_dir() or not path.name:
+    if is_folder(path) or not path.name:
         return "it is a folder"
+    if len(path.name.encode(errors="backslashreplace")) > _LONGEST_NAME:
+        return f"its name is longer than {_LONGEST_NAME} bytes"
     if _is_written_through(path):
         return None if os.access(path, os.W_OK) else "it may not be written to"
     # a mistyped output= must not destroy a result
-    if path.name in RECORD_FILES and (path.parent / "summary.json").is_file():
+    if path.name in RECORD_FILES and is_file(path.parent / "summary.json"):
         return "it is a file of a run's record"
     # a link is followed: its target is written
     folder = Path(os.path.realpath(path)).parent
@@ -248,7 +252,7 @@ def check_replaceable(paths: Iterable[Path], elsewhere: str) -> None:
         elsewhere: the option that sets another place, for the message.
     """
     for path in paths:
-        if path.exists() and not path.is_file():
+        if is_there(path) and not is_file(path):
             raise ConfigError(f"{path} is no file that could be replaced. Choose another folder with {elsewhere}.")
 
 
@@ -289,7 +293,7 @@ def read_any_summary(folder: Path, follow_links: bool = True) -> dict[str, Any]:
         summary = json.loads(read_bytes(path, follow_links=follow_links).decode("utf-8"))
         check_plain(summary)
     except MissingFileError as error:
-        if (folder / ".hydra" / "overrides.yaml").is_file():
+        if is_file(folder / ".hydra" / "overrides.yaml"):
             raise MissingFileError(
                 f"{folder} is a run that is not finished, or was killed: it holds no summary.json yet. "
                 f"Go on with: effbench train {shlex.quote(f'resume={folder}')}"

@@ -10,7 +10,7 @@ import torch
 from effbench import build, processors
 from effbench.bench.backends import has_bf16
 from effbench.config.compose import compose
-from effbench.processors import cores, cpu_flags, cpu_quota, has_int8_products, usable
+from effbench.processors import cores, cpu_flags, cpu_quota, has_int8_products, memory_limit, usable
 
 V1_MOUNT = "32 31 0:29 {root} {mount} rw,relatime - cgroup cgroup rw,cpu,cpuacct"
 V2_MOUNT = "33 31 0:30 {root} {mount} rw,nosuid - cgroup2 cgroup rw,nsdelegate"
@@ -72,8 +72,41 @@ def test_quotas_of_version_1(root: str, place: str, tmp_path: Path) -> None:
     assert cpu_quota(proc) is None
 
 
+@pytest.mark.parametrize(
+    ("own", "above", "least"),
+    [
+        ("max\n", None, None),
+        ("4000000000\n", None, 4_000_000_000),
+        ("max\n", "3000\n", 3000),
+        ("3000\n", "2000\n", 2000),
+        ("1000\n", "2000\n", 1000),
+        ("nonsense\n", None, None),
+    ],
+)
+def test_the_least_memory_limit_up_to_the_top_holds(
+    own: str, above: str | None, least: int | None, tmp_path: Path
+) -> None:
+    proc, mount = system(tmp_path, "0::/user.slice/job.scope\n", V2_MOUNT)
+    (mount / "user.slice" / "job.scope").mkdir(parents=True)
+    (mount / "user.slice" / "job.scope" / "memory.max").write_text(own)
+    if above:
+        (mount / "user.slice" / "memory.max").write_text(above)
+    assert memory_limit(proc) == least
+
+
+@pytest.mark.parametrize(("root", "place"), [("/", "docker/abc"), ("/docker/abc", "")])
+def test_memory_limits_of_version_1(root: str, place: str, tmp_path: Path) -> None:
+    """The hierarchy of the CPU, which is mounted elsewhere, has no say."""
+    groups = "5:memory:/docker/abc\n4:cpu,cpuacct:/elsewhere\n0::/\n"
+    proc, mount = system(tmp_path, groups, V1_MOUNT.replace("cpu,cpuacct", "memory"), root)
+    (mount / place).mkdir(parents=True, exist_ok=True)
+    (mount / place / "memory.limit_in_bytes").write_text("4000000000\n")
+    assert (memory_limit(proc), cpu_quota(proc)) == (4_000_000_000, None)
+
+
 def test_without_cgroups_there_is_no_quota(tmp_path: Path) -> None:
     assert cpu_quota(tmp_path) is None
+    assert memory_limit(tmp_path) is None
 
 
 @pytest.mark.row(64)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effbench.bench.options import BenchOptions, note_device
-from effbench.cache_dir import expanded
+from effbench.cache_dir import expanded, is_file, is_folder
 from effbench.config.arguments import check_list, check_path, check_text, check_texts_by_key
 from effbench.config.compose import compose
 from effbench.errors import ConfigError
@@ -55,9 +55,9 @@ def bench(
     chosen, data = options or BenchOptions(), dict(data_overrides or {})
     path = expanded(target)
     # files of one folder, such as the formats of a run, have a result each
-    own = path / FOLDER if path.is_dir() else path.parent / FOLDER / path.name
+    own = path / FOLDER if is_folder(path) else path.parent / FOLDER / path.name
     folder = expanded(output) if output else own
-    if path.is_file():
+    if is_file(path):
         if checkpoint != "best":
             raise ConfigError("checkpoint is of a run: an exported file has its own. Leave it out.")
         return _measured(lambda: _of_file(path, trust, data, allow_targets, chosen.samples), chosen, folder)

@@ -9,7 +9,7 @@ from typing import Any
 
 from effbench.bench.memory import check_attention, check_convolutions
 from effbench.bench.options import check_counts
-from effbench.cache_dir import expanded
+from effbench.cache_dir import expanded, is_folder
 from effbench.config.arguments import check_list
 from effbench.config.compose import compose
 from effbench.config.options import COUNT
@@ -77,7 +77,7 @@ def bench_train(
 def run_in(words: Sequence[str]) -> Path | None:
     """Return the run's folder that the words name; None for overrides."""
     # overrides have an equals sign, and so may a folder's name
-    one = len(words) == 1 and ("=" not in words[0] or expanded(words[0]).is_dir())
+    one = len(words) == 1 and ("=" not in words[0] or is_folder(expanded(words[0])))
     return expanded(words[0]) if one else None
 
 

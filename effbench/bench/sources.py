@@ -22,7 +22,7 @@ from effbench.models import accounting
 from effbench.report.compression import compressed_file, read_compression
 from effbench.report.cost import read_setting
 from effbench.run.compared import compared_data, samples_of
-from effbench.run.exported import run_folder
+from effbench.run.exported import exported_with_run, run_folder
 from effbench.run.load import load_run, with_data
 from effbench.run.validate import own_setting
 from effbench.training.checkpoint_files import read_manifest
@@ -204,6 +204,7 @@ def _beside_run(
         allow_targets: the user's modules that a _target_ may name.
         count: at most so many samples.
     """
+    exported_with_run(file, str(folder), allow_targets).check_sides()
     own = run_source(folder, file.record["checkpoint"]["name"], data, allow_targets, count)
     facts, files = _of_file(file)
     facts["data"] = own.facts["data"]

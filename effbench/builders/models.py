@@ -18,6 +18,7 @@ from effbench.config.schema import Config
 from effbench.data.modality import Modality
 from effbench.data.splits import Splits
 from effbench.errors import ConfigError, DataError, EffbenchError
+from effbench.guarded import kind_of
 from effbench.models.adapt import Loaded, freeze, head_names, load_pretrained, load_state
 from effbench.models.probe import Probe, check_logits, initialize_lazy
 from effbench.models.timm_zoo import TARGET as TIMM_TARGET
@@ -30,6 +31,7 @@ from effbench.training.checkpoint_files import DamagedError, committed, read_man
 
 log = logging.getLogger(__name__)
 
+_KEY = "model.pretrained"
 _WEIGHTS_OPTIONS = ("weights", "weights_backbone", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")
 
 
@@ -99,13 +101,13 @@ def _load_pretrained(built: nn.Module, source: Path, modality: Modality) -> Load
         source: the file or folder.
         modality: checks that such a folder, or the run, is for its samples.
     """
-    if not source.is_dir():
+    if kind_of(source, _KEY) != "a folder":
         return _load_run(built, partial(load_pretrained, built, source), modality, source, _manifest_beside(source))
     checkpoints = source / "checkpoints"
     # `source` itself may be one checkpoint; without links the newest one counts.
     choices = [source, checkpoints / "best", checkpoints / "last", *committed(checkpoints)]
-    chosen = next((path for path in choices if (path / "manifest.json").is_file()), None)
-    if chosen is None and (source / "config.json").is_file() and hasattr(built, "weights_of"):
+    chosen = next((path for path in choices if kind_of(path / "manifest.json", _KEY) == "a file"), None)
+    if chosen is None and kind_of(source / "config.json", _KEY) == "a file" and hasattr(built, "weights_of"):
         modality.check_pretrained(source)
         return load_state(built, built.weights_of(source), str(source))  # type: ignore[operator]
     if chosen is None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from effbench.cache_dir import expanded
+from effbench.cache_dir import expanded, is_folder, is_there
 from effbench.cli.flags import VERB_FLAGS, parse_flags, show_help
 from effbench.errors import ConfigError, unknown_name
 from effbench.escaping import for_terminal
@@ -131,9 +131,9 @@ def _checked_output(text: str) -> Path | None:
     if output.suffix in PAGES:
         if why := output_problem(output):
             raise ConfigError(f"output={text}: {why}.")
-    elif output.exists() and not output.is_dir():
+    elif is_there(output) and not is_folder(output):
         raise ConfigError(f"output={text} is a file; give a folder for Markdown, or a page's name that ends in .html.")
-    elif output.suffix and not output.is_dir():
+    elif output.suffix and not is_folder(output):
         raise ConfigError(f"output={text} must end in .html, for a page, or be a folder's name, for Markdown.")
     else:
         with holding(output, "output=FOLDER"):

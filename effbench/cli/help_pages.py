@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from effbench.cache_dir import is_file
 from effbench.config import hints, names
 from effbench.config import static_compose as static
 from effbench.config.paths import conf_dir, recipes_dir
@@ -142,7 +143,7 @@ def _choice(group: str, name: str, config_dir: str | None) -> Choice:
     places = [recipes_dir() if group == static.GROUP else conf_dir() / group]
     if config_dir:
         places.append(Path(config_dir) / group)
-    path = next((place / f"{name}.yaml" for place in places if (place / f"{name}.yaml").is_file()), None)
+    path = next((place / f"{name}.yaml" for place in places if is_file(place / f"{name}.yaml")), None)
     if path is None:
         return Choice()
     own = _read(path)

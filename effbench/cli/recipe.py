@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -75,8 +76,8 @@ def _copy(name: str, folder: str) -> None:
     from effbench.records import write_text
 
     target = expanded(folder) / f"{name}.yaml"
-    # exists() is False for a broken link, which a write would follow
-    if target.exists() or target.is_symlink():
+    # also a broken link, which a write would follow
+    if os.path.lexists(target):
         raise ConfigError(f"{target} exists already; effbench does not overwrite it.")
     content = _path(name).read_text(encoding="utf-8")
     try:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effbench.cache_dir import expanded
+from effbench.cache_dir import expanded, is_file
 from effbench.cli.flags import VERB_FLAGS, parse_flags, show_help
 from effbench.errors import ConfigError
 from effbench.escaping import for_terminal
@@ -51,7 +51,7 @@ def main(words: Sequence[str]) -> int:
     if arguments.has("help") or not paths:
         return show_help(HELP, arguments.has("help"))
     # a study compares paired runs; a ranking of all its runs would mix tuning with the comparison
-    if len(paths) == 1 and (paths[0] / STUDY_FILE).is_file():
+    if len(paths) == 1 and is_file(paths[0] / STUDY_FILE):
         from effbench.study.report import report_study
 
         if output is not None:

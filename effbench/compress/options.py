@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
+
+from pydantic import Field
 
 from effbench.bench.backends import BACKENDS
 from effbench.bench.options import BenchOptions, bench_options
-from effbench.config.options import BOOL, COUNT, FRACTION_BETWEEN, NON_NEGATIVE, POSITIVE, WHOLE
+from effbench.config.options import BOOL, COUNT, FRACTION_BETWEEN, NON_NEGATIVE, POSITIVE, WHOLE, Rule
 from effbench.errors import ConfigError, shown, unknown_name
 from effbench.export.formats import FORMATS
 
@@ -17,6 +19,7 @@ SCHEMES = ("auto", "static", "dynamic", "bf16")
 AUTO = "auto"
 CALIBRATIONS = (8, 32, 128, 512)
 WEIGHT_BITS = (7, 8)
+_BITS = Rule[int](Annotated[int, Field(ge=WEIGHT_BITS[0], le=WEIGHT_BITS[-1])], "7, 8 or auto")
 RUNTIMES = ("onnxruntime", "openvino")
 _MAX_DROP = "points of accuracy, a number >= 0, such as 0.5"
 
@@ -71,8 +74,7 @@ class QuantizeOptions:
         if self.weight_bits in (None, AUTO):
             object.__setattr__(self, "weight_bits", None)  # results of older versions have none in their record
             return
-        if type(self.weight_bits) is not int or self.weight_bits not in WEIGHT_BITS:
-            raise ConfigError(f"weight_bits must be 7, 8 or auto; got {shown(self.weight_bits)}.")
+        _BITS.check(self.weight_bits, "weight_bits")
         if self.backend != "onnxruntime":
             raise ConfigError(
                 f"weight_bits={self.weight_bits} needs backend=onnxruntime; got {self.backend}, whose weights have the "

@@ -19,6 +19,7 @@ from effbench.config.paths import conf_dir
 from effbench.config.words import as_meant, boolean_word, expand_folders, with_paths_as_text
 from effbench.config.yaml_text import check_references
 from effbench.errors import ConfigError, first_line, shown, unknown_name
+from effbench.guarded import kind_of
 from effbench.redaction import REDACTED
 from effbench.target_allowlist import look_beside
 
@@ -143,7 +144,7 @@ def _numbered(raw: DictConfig) -> Iterator[None]:
 
 def check_folder(config_dir: str | Path) -> None:
     """Raise ConfigError if --config-dir is no folder."""
-    if not expanded(config_dir).is_dir():
+    if kind_of(expanded(config_dir), "--config-dir") != "a folder":
         raise ConfigError(f"--config-dir {config_dir} is not a folder.")
 
 
@@ -262,7 +263,8 @@ def _explain(overrides: Sequence[str], config_loader: ConfigLoader) -> None:
         value = override.value()
         several = value if isinstance(value, list) else [value]
         is_file = group == GROUP and "/" in str(value)
-        if is_file and not Path(str(value) if str(value).endswith(".yaml") else f"{value}.yaml").is_file():
+        path = Path(str(value) if str(value).endswith(".yaml") else f"{value}.yaml")
+        if is_file and kind_of(path, GROUP) != "a file":
             raise ConfigError(f"there is no recipe file {value}: it must exist, and end in .yaml.")
         if is_file or override.is_delete():
             choices.append(override.input_line)

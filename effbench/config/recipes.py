@@ -9,7 +9,7 @@ import os
 import re
 from pathlib import Path
 
-from effbench.cache_dir import refuse_url
+from effbench.cache_dir import is_file, refuse_url
 from effbench.config.paths import recipes_dir
 from effbench.config.static_compose import GROUP
 
@@ -25,7 +25,7 @@ def absolute_recipe(override: str) -> str:
     if key.lstrip("+") != GROUP or not equals:
         return override
     # A comma separates the values of a sweep, unless it belongs to the name of a file.
-    whole = value[:1] in ("'", '"') or Path(value).is_file()
+    whole = value[:1] in ("'", '"') or is_file(Path(value))
     parts = []
     for part in [value] if whole else value.split(","):
         path = unquoted(part)

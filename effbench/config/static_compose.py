@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from effbench.cache_dir import is_file
 from effbench.config.paths import conf_dir, recipes_dir
 from effbench.config.yaml_text import read_yaml
 
@@ -82,7 +83,7 @@ def chosen_by_data(words: Iterable[str]) -> dict[str, Any]:
     """
     given = {word.partition("=")[0].lstrip("+~"): word.partition("=")[2] for word in words}
     name = given.get("data", default_choices()["data"])
-    if given.get(GROUP, "null") != "null" or not _path("data", name).is_file():
+    if given.get(GROUP, "null") != "null" or not is_file(_path("data", name)):
         return {}
     return {group: choice for group, choice in _choices("data", name).items() if group not in given}
 

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from effbench.cache_dir import expanded
+from effbench.cache_dir import expanded, is_file
 from effbench.config.paths import conf_dir
 from effbench.config.words import as_meant
 from effbench.config.yaml_text import YamlError, read_yaml
@@ -68,7 +68,7 @@ def _base(path: Path, name: str) -> Path:
     # The folder of the file comes first: a user's _base.yaml replaces effbench's.
     for place in (path.parent, conf_dir() / path.parent.name):
         # A plain name: a list of defaults must not lead to files elsewhere.
-        if Path(name).name == name and (place / f"{name}.yaml").is_file():
+        if Path(name).name == name and is_file(place / f"{name}.yaml"):
             return place / f"{name}.yaml"
     raise ConfigError(f"{path}: defaults name {name!r}, and there is no {name}.yaml beside it.")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from effbench.data.option_checks import given_folder
 from effbench.errors import ConfigError, DataError
+from effbench.guarded import kind_of
 
 # Folders that archive tools, network drives and operating systems add.
 _IGNORED_FOLDERS = frozenset(("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"))
@@ -51,8 +52,9 @@ def existing_folder(root: str | Path | None, dataset: str, example: str) -> Path
         raise ConfigError(
             f"data={dataset} needs data.root=DIR, a folder of DIR/CLASS/{example} or DIR/train/CLASS/{example}."
         )
-    if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "does not exist"
+    kind = kind_of(folder, "data.root")
+    if kind != "a folder":
+        what = "does not exist" if kind is None else "is not a folder"
         raise DataError(f"data.root={printable(folder)} {what}. Name the folder that holds the class folders.")
     return folder
 

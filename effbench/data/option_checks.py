@@ -10,6 +10,8 @@ from effbench.cache_dir import expanded
 from effbench.config.options import COUNT, FRACTION_BELOW_1, SEED
 from effbench.errors import ConfigError, shown
 from effbench.escaping import for_terminal
+from effbench.guarded import kind_of
+from effbench.processors import memory_limit
 from effbench.units import human_bytes
 
 
@@ -56,7 +58,7 @@ def check_memory(num_bytes: int, *keys: str, more: str = "") -> None:
 
 
 def check_fits(num_bytes: int, what: str, remedy: str) -> None:
-    """Refuse what is larger than the memory of this machine. Raises ConfigError.
+    """Refuse what is larger than the memory that this process may use. Raises ConfigError.
 
     Args:
         num_bytes: that it takes.
@@ -66,12 +68,13 @@ def check_fits(num_bytes: int, what: str, remedy: str) -> None:
     # Without the check, torch refuses with its own words, or the system ends the process without any.
     with suppress(ValueError, AttributeError):  # not every system tells
         # all memory, not what is free now: that changes from one second to the next
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        memory, holder = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "this machine has"
+        # of a container or a batch job: the kernel ends a process that takes more
+        if (limit := memory_limit()) is not None and limit < memory:
+            memory, holder = limit, "the limit of its control group, such as a container, is"
         if num_bytes > memory:
-            raise ConfigError(
-                f"{what} would take {human_bytes(num_bytes)} of memory, and this machine has {human_bytes(memory)}. "
-                f"{remedy}"
-            )
+            taken = f"{human_bytes(num_bytes)} of memory, and {holder} {human_bytes(memory)}"
+            raise ConfigError(f"{what} would take {taken}. {remedy}")
 
 
 def given_folder(key: str, value: object) -> Path | None:
@@ -122,9 +125,10 @@ def given_file(key: str, value: object) -> Path | None:
     if not isinstance(value, str | os.PathLike):
         raise ConfigError(f"data.{key} must be a file's path, as text; got {shown(value)}.")
     path = expanded(value)
-    if path.is_dir():
+    kind = kind_of(path, f"data.{key}")
+    if kind == "a folder":
         raise ConfigError(f"data.{key} must be one file; {for_terminal(str(path))} is a folder. Name a file in it.")
-    if not path.is_file():
+    if kind != "a file":
         start = "" if path.is_absolute() else " (relative paths start in the folder that you call from)"
         raise ConfigError(
             f"data.{key}: there is no file {for_terminal(str(path.absolute()))}{start}. Name it with data.{key}=PATH."

@@ -22,7 +22,7 @@ from effbench.export.formats import FORMATS, PROGRAMS, loaded, require_libraries
 from effbench.export.interface import RECORD_SCHEMA, Forward
 from effbench.guarded import TEXT_BYTES, MissingFileError, checked_version, read_bytes
 from effbench.processors import has_int8_products
-from effbench.summary_schema import check_plain
+from effbench.summary_schema import check_plain, complaints, wrong_fields
 
 log = logging.getLogger(__name__)
 
@@ -148,6 +148,12 @@ def _try(forward: Forward, record: Mapping[str, Any]) -> None:
         )
 
 
+def input_sides(record: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the shape of a sample of the greatest length."""
+    most = record["input"].get("lengths", {}).get("most")
+    return tuple(side if isinstance(side, int) else most for side in record["input"]["shape"][1:])
+
+
 def output_sides(record: Mapping[str, Any]) -> tuple[int, ...]:
     """Return the shape of the output for a sample of the greatest length."""
     most = record["input"].get("lengths", {}).get("most")
@@ -182,10 +188,14 @@ def _wrong_field(record: Mapping[str, Any]) -> str | None:
         lengths = given["lengths"]
         if not isinstance(lengths, dict) or not all(_is_side(lengths.get(key)) for key in ("least", "most")):
             return "input.lengths needs least and most, whole numbers from 1 on"
+        length = given["shape"][1]
+        if not isinstance(length, str) and length != lengths["most"]:
+            return f"input.shape[1] must be a name, or input.lengths.most, {lengths['most']}; got {shown(length)[:100]}"
     batch = given.get("batch", {"least": 1, "most": 1})
     if not isinstance(batch, dict) or not all(_is_side(batch.get(key)) for key in ("least", "most")):
         return "input.batch needs least and most, whole numbers from 1 on"
-    return None
+    # what the run's summary says of its data; it is checked as there, and absent in records of an older effbench
+    return next(complaints(wrong_fields({"data": record.get("data")})), None)
 
 
 def _is_side(value: object) -> bool:

@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effbench.cache_dir import expanded
+from effbench.cache_dir import expanded, is_folder, is_there
 from effbench.config.compose import compose_raw, parse, plain
 from effbench.config.recipes import quoted, unquoted
 from effbench.config.refusals import Refusals
@@ -89,7 +89,7 @@ def sweep(overrides: Sequence[str], config_dir: str | None = None, as_json: bool
     # Hydra composes the folder's name: it may refer to the date or to other keys of `hydra`.
     own = [word for word in overrides if word.startswith("hydra.")]
     folder = Path(compose_raw(own, config_dir).hydra.sweep.dir)
-    if any(folder.glob("[0-9]*")) or (folder / NAME).exists():
+    if is_folder(folder) and (any(folder.glob("[0-9]*")) or is_there(folder / NAME)):
         raise ConfigError(
             f"{folder} holds a sweep already. Resume it with -m {shlex.quote(f'sweep.resume={folder}')}, or choose "
             "another folder with hydra.sweep.dir=DIR."

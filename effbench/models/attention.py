@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from effbench.config.options import WHOLE
 from effbench.errors import OptionError
 from effbench.models.layers import check_count, check_dropout
 
@@ -130,8 +131,7 @@ class LocalAttention(SelfAttention):
     ):  # fmt: skip
         super().__init__(dim, heads, dropout, causal, rotary)
         check_count(window, "model.window", "tokens")
-        if isinstance(num_global, bool) or not isinstance(num_global, int) or num_global < 0:
-            raise OptionError(f"model.num_global must be a whole number of tokens, at least 0; got {num_global!r}.")
+        WHOLE.check(num_global, "model.num_global", "a whole number of tokens, at least 0")
         if num_global and causal:
             raise OptionError("model.num_global needs model.causal=false: a global token would see later ones.")
         self.window, self.num_global = window, num_global

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from torch import Tensor, nn
 
+from effbench.config.options import Rule
 from effbench.errors import ConfigError, DataError, MissingExtraError, OptionError
 from effbench.guarded import read_text
 from effbench.log import without_torchao_notes
@@ -17,6 +19,9 @@ from effbench.models.text_layers import masked_mean, token_mask
 from effbench.models.weight_files import read_weights_file
 
 MAX_POSITION = 512  # distances up to this get buckets of their own, as in the published models
+_BUCKETS = Rule[int](
+    Annotated[int, Field(ge=4, le=MAX_POSITION, multiple_of=2)], f"an even number from 4 to {MAX_POSITION}"
+)
 # What makes a config of transformers a DeBERTa-v3 (arXiv:2111.09543; microsoft/deberta-v3-*).
 _KIND: dict[str, Any] = {
     "relative_attention": True,
@@ -70,6 +75,7 @@ class DebertaV3(nn.Module):
         attention_dropout: float = 0.1,
     ):  # fmt: skip
         super().__init__()
+        check_count(dim, "model.dim", "channels")
         rows = vocab_size if vocab_rows is None else vocab_rows
         self.sizes = {
             "dim": dim, "depth": depth, "heads": heads, "mlp_dim": 4 * dim if mlp_dim is None else mlp_dim,
@@ -137,19 +143,18 @@ class DebertaV3(nn.Module):
 
 
 def _check(sizes: Mapping[str, int], vocab_size: int) -> None:
-    what = {"dim": "channels", "depth": "blocks", "heads": "heads", "mlp_dim": "units", "vocab_rows": "rows"}
+    what = {"depth": "blocks", "heads": "heads", "mlp_dim": "units", "vocab_rows": "rows"}
     for key, unit in what.items():
         check_count(sizes[key], f"model.{key}", unit)
     if sizes["dim"] % sizes["heads"]:
         raise OptionError(
             f"model.heads must divide model.dim; got {sizes['heads']} heads for a width of {sizes['dim']}."
         )
-    buckets = sizes["position_buckets"]
-    if isinstance(buckets, bool) or not isinstance(buckets, int) or not 4 <= buckets <= MAX_POSITION or buckets % 2:
-        raise OptionError(
-            f"model.position_buckets must be an even number from 4 to {MAX_POSITION}; got {buckets!r}. 32 is usual for "
-            "short texts; the published models have 256."
-        )
+    _BUCKETS.check(
+        sizes["position_buckets"],
+        "model.position_buckets",
+        remedy="32 is usual for short texts; the published models have 256.",
+    )
     if sizes["vocab_rows"] < vocab_size:
         raise OptionError(
             f"model.vocab_rows must be at least the {vocab_size} numbers of the tokenizer; got {sizes['vocab_rows']}."

@@ -64,6 +64,7 @@ class GPT(nn.Module):
     ):
         super().__init__()
         check_count(context, "data.context", "tokens")
+        check_count(dim, "model.dim", "channels")
         check_count(depth, "model.depth", "blocks")
         if mlp_dim is not None:
             check_count(mlp_dim, "model.mlp_dim", "units")

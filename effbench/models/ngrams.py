@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from effbench.config.options import WHOLE
 from effbench.errors import OptionError
 from effbench.models.layers import check_count, check_dropout
 from effbench.models.text_layers import token_mask
@@ -52,12 +53,11 @@ class Ngrams(nn.Module):
         check_count(shortest, "model.shortest", "tokens")
         check_count(longest, "model.longest", "tokens")
         check_count(buckets, "model.buckets", "rows")
+        WHOLE.check(hidden, "model.hidden", "a whole number of units, at least 0")
         check_dropout(dropout)
         check_dropout(ngram_dropout, "model.ngram_dropout")
         if shortest > longest:
             raise OptionError(f"model.shortest must be at most model.longest; got {shortest} and {longest}.")
-        if isinstance(hidden, bool) or hidden < 0:
-            raise OptionError(f"model.hidden must be a whole number of units, at least 0; got {hidden!r}.")
         del vocab_size  # tokens are hashed
         self.ngram_dropout, self.boundaries = ngram_dropout, boundaries
         self.shortest, self.longest, self.buckets = shortest, longest, buckets

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from effbench.errors import OptionError
+from effbench.config.options import AT_LEAST_2, ODD_FROM_3
 from effbench.models.layers import check_dropout
 from effbench.special_tokens import PADDING
 
@@ -59,10 +59,10 @@ class ConvStem(nn.Module):
 
     def __init__(self, dim: int, width: int, causal: bool = False):
         super().__init__()
-        is_count = isinstance(width, int) and not isinstance(width, bool)
-        if not is_count or width < 2 or not (causal or width % 2):
-            rule = "a number of tokens >= 2, such as 4" if causal else "an odd number of tokens >= 3, such as 5"
-            raise OptionError(f"model.conv_width must be null or {rule}; got {width!r}.")
+        if causal:
+            AT_LEAST_2.check(width, "model.conv_width", "null or a number of tokens >= 2, such as 4")
+        else:
+            ODD_FROM_3.check(width, "model.conv_width", "null or an odd number of tokens >= 3, such as 5")
         self.conv = nn.Conv1d(dim, dim, width)
         self.norm = nn.LayerNorm(dim)
         self.padding = (width - 1, 0) if causal else (width // 2, width // 2)

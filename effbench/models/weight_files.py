@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from effbench.errors import ConfigError, DataError
+from effbench.guarded import kind_of
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ def read_weights_file(path: Path) -> Mapping[str, Tensor]:
         DataError: the file is missing or damaged, or holds no weights or more than weights.
         ConfigError: another file type.
     """
-    if not path.is_file():
+    if kind_of(path, "model.pretrained") != "a file":
         raise DataError(f"model.pretrained: there is no file '{path}'.")
     if path.suffix not in (".safetensors", ".pt", ".pth"):
         raise ConfigError(

@@ -14,7 +14,7 @@ from effbench.config.compare import leaves
 from effbench.config.versions import Upgrade, lacking_section, version_of
 from effbench.config.yaml_text import parse_yaml
 from effbench.errors import ConfigError
-from effbench.guarded import METRICS_BYTES, MissingFileError, UnreadableError, read_bytes, read_text
+from effbench.guarded import METRICS_BYTES, MissingFileError, UnreadableError, kind_of, read_bytes, read_text
 from effbench.metrics import ACCURACY, LOSS, Display, display_of, recorded_displays
 from effbench.records import FINISHED, STATUSES, read_any_summary
 from effbench.redaction import redact
@@ -83,7 +83,7 @@ def find_runs(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
     found: dict[str, Path] = {}
     unread: list[str] = []
     for path in paths:
-        if not path.is_dir():
+        if kind_of(path) != "a folder":
             raise ConfigError(f"there is no folder {path}. Give a run, a sweep, or a folder that holds some: outputs.")
         # links are resolved only to compare: a run keeps the name that the user gave
         for folder in _runs_below(str(path), unread):

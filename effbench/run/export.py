@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -220,7 +221,8 @@ def _target(run: Run, wanted: Wanted, suffix: str) -> Path:
         folder /= f"{name}-huggingface"
     target = folder / f"{name}{suffix}"
     # in a run folder, which may be untrusted, a link is replaced instead
-    return target.resolve() if wanted.output and target.is_symlink() else target
+    is_link = os.path.islink(target)  # noqa: PTH114 - Path's raises where a folder above may not be entered
+    return target.resolve() if wanted.output and is_link else target
 
 
 def _file_name(text: str) -> str:

@@ -10,12 +10,15 @@ from pydantic import Field
 
 from effbench.config.arguments import check_path, check_text
 from effbench.config.options import FRACTION_ABOVE_0, Rule
-from effbench.errors import ConfigError, shown, unknown_name
+from effbench.errors import ConfigError, unknown_name
 from effbench.export.formats import FORMATS
 from effbench.export.interface import OPSET, OPSETS
 
 TOLERANCE = 1e-4  # of the largest logit, if the user says none
 LAYOUTS = ("file", "huggingface")
+_OPSETS = Rule[int](
+    Annotated[int, Field(ge=OPSETS[0], le=OPSETS[-1])], f"a whole number from {OPSETS[0]} to {OPSETS[-1]}"
+)
 _MAX_BATCH = Rule[int](Annotated[int, Field(ge=1, le=4096)], "a whole number of samples from 1 to 4096")
 
 
@@ -69,11 +72,7 @@ class Wanted:
         return self.max_batch or FORMATS[self.format_name].max_batch
 
     def _check_opset(self) -> None:
-        if isinstance(self.opset, bool) or not isinstance(self.opset, int) or self.opset not in OPSETS:
-            raise ConfigError(
-                f"opset must be a whole number from {OPSETS[0]} to {OPSETS[-1]}; got {shown(self.opset)}. {OPSET} is "
-                "usual."
-            )
+        _OPSETS.check(self.opset, "opset", remedy=f"{OPSET} is usual.")
         if self.format_name != "onnx":
             raise ConfigError(f"opset={self.opset} is for format=onnx, not format={self.format_name}. Leave it out.")
 

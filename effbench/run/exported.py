@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from effbench.cache_dir import expanded
+from effbench.cache_dir import expanded, is_file
 from effbench.config.compose import parse
 from effbench.config.versions import upgraded
 from effbench.errors import ConfigError
@@ -25,7 +25,7 @@ def run_folder(opened: Opened) -> Path | None:
     """
     record = opened.record
     places = [expanded(record["run"]), opened.path.resolve().parent.parent]
-    there = [place for place in places if (place / "summary.json").is_file()]
+    there = [place for place in places if is_file(place / "summary.json")]
     digest = record.get("weights_sha256")
     same = (place for place in there if digest and stated_digest(place, record["checkpoint"].get("name")) == digest)
     return next(same, there[0] if there else None)

@@ -17,12 +17,14 @@ from effbench.config.arguments import check_text
 from effbench.data.modality import AugmentParams, Modality
 from effbench.errors import ConfigError, EffbenchError, first_line
 from effbench.export.files import record_path
-from effbench.export.opening import Opened
+from effbench.export.opening import Opened, input_sides, output_sides
 from effbench.run.run import Run
 from effbench.special_tokens import PADDING
 from effbench.tasks.task import Task
+from effbench.units import counted
 
 BEST = "best"  # the checkpoint that nobody asked for
+_OTHER_RUN = "It is the file of another run, or one of the two records was changed: export the run again."
 
 
 @dataclass(frozen=True, repr=False)
@@ -51,14 +53,29 @@ class ExportedRun(Run):
         return "32-true"  # the file takes and gives float32
 
     def model(self, which: str = BEST) -> nn.Module:
-        """Return the file as a module."""
+        """Return the file as a module. Raises ConfigError if it is for other samples or classes than the run's."""
         check_text("checkpoint", which)
         if which != BEST:
             held = self.opened.record["checkpoint"].get("name")
             raise ConfigError(
                 f"{self.opened.path} holds one checkpoint ({held}), so checkpoint={which} has no use. Leave it out."
             )
+        self.check_sides()
         return _FileModel(self.opened)
+
+    def check_sides(self) -> None:
+        """Raise ConfigError unless the file takes this run's samples and has an output for each class."""
+        record, path = self.opened.record, self.opened.path
+        given, known = input_sides(record), self.record_file
+        # a modality of the user's may give its files samples of another shape than its datasets
+        if self.shape != given and self.modality().export_facts()["input"]["shape"][1:] != list(given):
+            why = f"takes {record['input']['name']} of {given}, and data.shape in {known} is {list(self.shape)}"
+            raise ConfigError(f"{path} {why}. {_OTHER_RUN}")
+        outputs, count = output_sides(record), len(self.classes)
+        wanted = tuple(self.task.output_shape(self.shape, count))
+        if outputs != wanted:
+            why = f"and for the {counted(count, 'name')} of data.classes in {known} they would be {wanted}"
+            raise ConfigError(f"{path} has outputs of {outputs}, {why}. {_OTHER_RUN}")
 
     @cached_property
     def task(self) -> Task:

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
+from effbench.cache_dir import is_there
 from effbench.errors import ConfigError
 from effbench.records import RUN_FOLDER, check_new_run, require_writable
 
@@ -46,7 +47,7 @@ def holding(folder: Path, elsewhere: str = RUN_FOLDER) -> Iterator[None]:
         yield
         return
     # All folders that do not exist yet, innermost first: they are removed in this order if they stay empty.
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    made = [path for path in (folder, *folder.parents) if not is_there(path)]
     require_writable(folder, elsewhere)
     descriptor = _acquire(folder / NAME, elsewhere)
     _held[place] = os.getpid()

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from effbench.cache_dir import is_file, is_folder
 from effbench.config.compare import PLACES, differing
 from effbench.config.compose import compose_raw, parse, plain
 from effbench.disk import set_aside
@@ -37,9 +38,9 @@ def unfinished_in(words: Sequence[str], config_dir: str | None) -> Path | None:
     """
     raw = compose_raw(words, config_dir)
     folder = Path(raw.hydra.run.dir)
-    if (folder / "sweep.json").is_file():
+    if is_file(folder / "sweep.json"):
         raise ConfigError(f"{folder} holds a sweep. Choose another folder with hydra.run.dir=DIR.")
-    if (folder / "config.yaml").is_file():
+    if is_file(folder / "config.yaml"):
         # A batch system repeats the same command: a changed setting means another experiment, which must not continue
         # this one. With resume=RUN the user has named the run, and changes are allowed.
         now, older = parse(plain(raw)).to_dict(), words_of_older(folder)
@@ -57,14 +58,15 @@ def unfinished_in(words: Sequence[str], config_dir: str | None) -> Path | None:
             )
 
     # A diverged run has a checkpoint, but from there the same settings lead to the same end.
-    summary = read_summary(folder) if (folder / "summary.json").is_file() else {}
+    summary = read_summary(folder) if is_file(folder / "summary.json") else {}
     if summary.get("status") == "diverged":
         raise EffbenchError(
             f"resume=auto: the run in {folder} diverged ({summary.get('stop_reason')}), and a repetition would diverge "
             "too. Start a new run in another folder, or resume this one with other settings: "
             f"{shlex.quote(f'resume={folder}')}"
         )
-    if any((folder / "checkpoints").glob("step-*")):
+    checkpoints = folder / "checkpoints"
+    if is_folder(checkpoints) and any(checkpoints.glob("step-*")):
         return folder
     if summary and os.environ.get("RANK", "0") == "0":
         log.info(f"the run in {folder} failed before its first checkpoint; it is kept as {set_aside(folder).name}")

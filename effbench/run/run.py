@@ -19,6 +19,7 @@ from effbench.cpu.accelerate import accelerate
 from effbench.data.modality import Modality
 from effbench.disk import followed, pointed
 from effbench.errors import ConfigError, EffbenchError, shown, unknown_name
+from effbench.guarded import kind_of
 from effbench.metrics import LOSS, recorded_displays
 from effbench.records import read_metrics, read_summary
 from effbench.run.compressed import shaped_model
@@ -122,7 +123,7 @@ class Run:
         choices = [folder / which, folder / "last"] if which == "best" else [folder / which]
         # `best` and `last` are links, or files with a name where the file system has no links.
         for path in map(followed, choices):
-            if path.exists():
+            if kind_of(path) is not None:
                 return path
         # Other names, such as step-00000042, are accepted if the folder exists, and unknown otherwise.
         if which not in ("best", "last"):

@@ -24,9 +24,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from effbench.cache_dir import is_file, is_folder
 from effbench.disk import move, patiently, sync, sync_folder
 from effbench.errors import ConfigError, EffbenchError, shown
-from effbench.guarded import MissingFileError, UnreadableError, read_bytes, require_regular
+from effbench.guarded import MissingFileError, UnreadableError, kind_of, read_bytes, require_regular
 from effbench.records import naming_disk_faults, sha256_of
 
 FORMAT = 2
@@ -152,7 +153,8 @@ def read_newest(folder: Path) -> tuple[Path, Snapshot, list[str]]:
 
 def committed(folder: Path) -> list[Path]:
     """Return the checkpoints in `folder`, newest first."""
-    return sorted(folder.glob("step-*"), key=lambda path: path.name, reverse=True)
+    found = folder.glob("step-*") if is_folder(folder) else ()
+    return sorted(found, key=lambda path: path.name, reverse=True)
 
 
 def read_checkpoint(folder: Path) -> Snapshot:
@@ -210,7 +212,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         ConfigError: there is no checkpoint, or it has another format.
     """
     path = folder / "manifest.json"
-    if not folder.is_dir():
+    if kind_of(folder) != "a folder":
         raise ConfigError(f"there is no checkpoint at {folder}.")
     try:
         manifest = dict(json.loads(read_bytes(path)))
@@ -249,7 +251,7 @@ def _digest_of(path: Path) -> str | None:
         require_regular(path)
         return sha256_of(path)
     except UnreadableError as error:
-        if isinstance(error.__cause__, PermissionError) or path.is_file():
+        if isinstance(error.__cause__, PermissionError) or is_file(path):
             raise
         return None
 

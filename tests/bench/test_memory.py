@@ -14,7 +14,7 @@ import torch
 from effbench import cli
 from effbench.bench import primitives
 from effbench.bench import run as running
-from effbench.bench.memory import naming_lack_of_memory
+from effbench.bench.memory import check_batch, naming_lack_of_memory
 from effbench.bench.options import BenchOptions
 from effbench.bench.run import answering, batch_files
 from effbench.bench.sources import Source
@@ -35,6 +35,19 @@ def test_a_batch_beyond_the_memory_is_refused_before_any_file(tmp_path: Path, mo
     assert text in str(refused.value)
     assert str(refused.value).endswith("Lower batch_sizes.")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_batch_beyond_the_limit_of_its_container_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """256 GB in the machine, and 4 GB for the container: the kernel would end the process without a word."""
+    memory = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 256 * 10**9 // 4096}
+    monkeypatch.setattr("os.sysconf", memory.__getitem__)
+    for limit, refused in ((4 * 10**9, True), (None, False), (10**12, False), (9223372036854771712, False)):
+        monkeypatch.setattr("effbench.data.option_checks.memory_limit", lambda limit=limit: limit)
+        if not refused:
+            check_batch(10_000, 4 * 3 * 224**2, 1)
+            continue
+        with pytest.raises(ConfigError, match=r"and the limit of its control group.* is 4.* GB\. Lower batch"):
+            check_batch(10_000, 4 * 3 * 224**2, 1)
 
 
 @pytest.mark.parametrize(

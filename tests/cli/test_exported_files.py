@@ -24,7 +24,7 @@ from effbench import build, cli
 from effbench.bench.sources import file_source
 from effbench.errors import ConfigError, EffbenchError
 from effbench.export.formats import FORMATS
-from effbench.export.opening import Opened, open_export
+from effbench.export.opening import Opened, open_export, read_record
 from effbench.export.openvino_runtime import archive
 from effbench.run.exported import run_folder
 from effbench.run.load import load_run
@@ -173,6 +173,13 @@ def test_a_moved_run_is_named_and_found_again(run: Path, effbench: Effbench, tmp
     assert "run=FOLDER" in err
     assert effbench("eval", "out/mlp-best.pt", "run=after", "trust=true")[0] == 0
     assert effbench("eval", "after/export/mlp-best.pt", "trust=true")[0] == 0  # in the run itself, it need not be said
+
+
+def test_a_recorded_path_that_is_too_long_leads_nowhere(files: Path, effbench: Effbench) -> None:
+    place = files / f"{NAMES['onnx']}.json"
+    place.write_text(json.dumps({**json.loads(place.read_text()), "run": "x" * 300}))
+    code, _, err = effbench("eval", str(files / NAMES["onnx"]))
+    assert (code, "which is not there" in err, "run=FOLDER" in err) == (2, True, True), err
 
 
 @pytest.mark.proof
@@ -350,8 +357,64 @@ def test_a_graph_of_other_outputs_than_promised_is_refused(files: Path, effbench
     assert "gives torch.float32 (2, 1, 28, 28) for two images, and its record promises float32 (2, 10)" in err
 
 
+def test_a_file_of_fewer_outputs_than_classes_is_refused(run: Path, files: Path, effbench: Effbench) -> None:
+    """Its record vouches for it, and names the run: labels up to 9 would be looked up among two outputs."""
+    path = files / NAMES["onnx"]
+    two = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["": 20]> g (float[N, 1, 28, 28] images) => (float[N, 2] logits) '
+        "{ sides = Constant <value_ints = [2, 3]> () mean = ReduceMean <keepdims = 0> (images, sides) "
+        "logits = Concat <axis = 1> (mean, mean) }"
+    )
+    vouched(path, two.SerializeToString(), output={"name": "logits", "shape": ["N", 2], "dtype": "float32"})
+    said = "mlp-best.onnx has outputs of (2,), and for the 10 names of data.classes in"
+    code, _, err = effbench("eval", str(path))
+    assert (code, said in err, str(run / "summary.json") in err) == (2, True, True), err
+    assert file_source(open_export(path), {}, (), 8).no_accuracy == "the file's run cannot be read"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"classes": ["a"]}, "has outputs of (10,), and for the 1 name of data.classes in"),
+        ({"classes": 5}, "mlp-best.onnx.json is damaged: data.classes must be a list of names; got 5"),
+        ({"classes": []}, "mlp-best.onnx.json is damaged: it needs a class"),
+        ({"shape": [1, 10**7, 10**7]}, "mlp-best.onnx.json is damaged: data.shape must be channels, height and width"),
+        ({"shape": [1, 99_999, 99_999]}, "takes images of (1, 28, 28), and data.shape in"),
+        ({"shape": [28, 28]}, "data.shape must be channels, height and width; got [28, 28]"),
+        ({"unit": "row", "shape": [10**9]}, "is damaged"),
+    ],
+    ids=str,
+)
+def test_data_that_do_not_fit_the_file_are_refused(
+    changes: dict[str, Any], said: str, files: Path, photo: str, effbench: Effbench
+) -> None:
+    place = files / f"{NAMES['onnx']}.json"
+    record = json.loads(place.read_text())
+    place.write_text(json.dumps({**record, "data": {**record["data"], **changes}}))
+    code, _, err = effbench("predict", str(files / NAMES["onnx"]), photo)
+    assert (code, said in err) == (2, True), err
+
+
+def test_a_fixed_length_other_than_the_longest_is_refused(tmp_path: Path) -> None:
+    """A text would be padded to it, and to no more than the memory holds."""
+    given = {"name": "texts", "shape": ["N", 10**12], "dtype": "int64", "lengths": {"least": 8, "most": 8}}
+    texts = dict.fromkeys(("format", "file", "sha256", "run", "probabilities"), "x")
+    record = {
+        **texts,
+        "schema_version": 2,
+        "input": given,
+        "output": {"shape": ["N", 2]},
+        "checkpoint": {},
+        "model": {},
+    }
+    (tmp_path / "x.onnx.json").write_text(json.dumps(record))
+    with pytest.raises(ConfigError, match=r"input\.shape\[1\] must be a name, or input\.lengths\.most, 8; got 10000"):
+        read_record(tmp_path / "x.onnx")
+
+
 WRONG = [None, True, -1, 10**400, 1e300, "x\x1b[31mred", "", [], [None], [[]], {}, {"a": {}}, [1, 2, 3], ["a", "a"]]
 KEYS = ("schema_version", "format", "sha256", "run", "input", "output", "checkpoint", "config", "data", "metrics")
+INNER = ("shape", "lengths", "dtype", "name")
 
 
 @pytest.mark.spread(4)
@@ -360,16 +423,15 @@ KEYS = ("schema_version", "format", "sha256", "run", "input", "output", "checkpo
 def test_a_damaged_record_is_a_message_not_a_traceback(key: str, files: Path, photo: str, effbench: Effbench) -> None:
     place = files / f"{NAMES['onnx']}.json"
     record = json.loads(place.read_text())
-    for value in WRONG:
-        place.write_text(json.dumps({**record, key: value}))
-        code, _, err = effbench("predict", str(files / NAMES["onnx"]), photo)  # effbench() refuses a traceback
-        assert code in (0, 2), err
-        assert "\x1b" not in err
-    for inner in ("shape", "lengths", "dtype", "name"):
-        if key in ("input", "output"):
-            for value in WRONG:
-                place.write_text(json.dumps({**record, key: {**record[key], inner: value}}))
-                assert effbench("predict", str(files / NAMES["onnx"]), photo)[0] in (0, 2)
+    inner = {"data": ("classes", "shape", "unit", "mean", "modality"), "input": INNER, "output": ("shape",)}
+    damaged = [{**record, key: value} for value in WRONG]
+    damaged += [{**record, key: {**record[key], name: value}} for name in inner.get(key, ()) for value in WRONG]
+    for content in damaged:
+        place.write_text(json.dumps(content))
+        for verb, *words in (("predict", photo), ("eval",)):
+            code, _, err = effbench(verb, str(files / NAMES["onnx"]), *words)  # effbench() refuses a traceback
+            assert code in (0, 2), err
+            assert "\x1b" not in err
 
 
 def test_a_record_names_no_module_to_import(files: Path, photo: str, effbench: Effbench, tmp_path: Path) -> None:

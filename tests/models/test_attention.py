@@ -131,6 +131,7 @@ def test_rotated_scores_depend_on_the_distance_only():
         ),
         ({"dim": 8, "heads": 2, "window": 0}, "model.window"),
         ({"dim": 8, "heads": 2, "window": 3, "num_global": -1}, "model.num_global"),
+        ({"dim": 8, "heads": 2, "window": 3, "num_global": "abc"}, "model.num_global must be .* got 'abc'"),
         ({"dim": 8, "heads": 2, "window": 3, "num_global": 1, "causal": True}, "would see later ones"),
     ],
 )

@@ -91,6 +91,8 @@ def test_macs_of_disentangled_attention_follow_their_formula(length: int) -> Non
     [
         ({"heads": 3}, "model.heads must divide model.dim"),
         ({"position_buckets": 7}, "model.position_buckets must be an even number"),
+        ({"position_buckets": "abc"}, "model.position_buckets must be an even number .* got 'abc'"),
+        ({"dim": None}, "model.dim must be a whole number .* got null"),
         ({"vocab_rows": 3}, "model.vocab_rows must be at least the 30 numbers"),
         ({"depth": 0}, "model.depth must be"),
         ({"attention_dropout": 1.0}, "model.attention_dropout"),

@@ -149,8 +149,10 @@ def test_options_out_of_range_are_refused() -> None:
         ({"positions": "none"}, "model.positions"),
         ({"heads": 5}, "model.heads must divide model.dim"),
         ({"depth": 0}, "model.depth"),
+        ({"dim": 8.5}, r"model\.dim must be a whole number .* got 8\.5"),
         ({"dropout": 1.0}, "model.dropout"),
         ({"conv_width": 1}, "model.conv_width must be null or a number of tokens >= 2"),
+        ({"conv_width": "abc"}, "model.conv_width must be null or a number of tokens >= 2.*; got 'abc'"),
     ):
         with pytest.raises(OptionError, match=said):
             made(**options)

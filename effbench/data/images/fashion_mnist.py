@@ -20,6 +20,7 @@ from effbench.data.shipped import read_shipped
 from effbench.data.splits import Split, Splits, digest, hold_out
 from effbench.errors import ConfigError, DataError, shown
 from effbench.escaping import for_terminal
+from effbench.guarded import kind_of
 
 CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
@@ -83,7 +84,7 @@ def fashion_mnist(
 
 def read_folder(folder: Path) -> Arrays:
     """Read {'train' and 'test': (images (N, 28, 28) uint8, labels (N,) uint8)} from the four idx.gz files."""
-    missing = [name for names in _FILES.values() for name in names if not (folder / name).is_file()]
+    missing = [name for names in _FILES.values() for name in names if kind_of(folder / name, "data.root") != "a file"]
     if missing:
         raise DataError(
             f"data.subset=full needs Fashion-MNIST's idx.gz files in {folder}; missing: {', '.join(missing)}. "

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from effbench.cache_dir import expanded
+from effbench.cache_dir import expanded, is_there
 from effbench.data.folder_files import FileKind, printable, walk
 from effbench.errors import DataError
 
@@ -35,7 +35,7 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
                 raise DataError(f"{printable(path)} holds no image file ({', '.join(SUFFIXES)}).")
             # A run folder given by mistake: its charts are no photos, and a prediction for them would look valid.
             curves = [
-                image for image in images if image.name == "curves.png" and (image.parent / "metrics.csv").exists()
+                image for image in images if image.name == "curves.png" and is_there(image.parent / "metrics.csv")
             ]
             if curves:
                 raise DataError(

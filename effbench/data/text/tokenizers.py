@@ -13,10 +13,13 @@ from contextlib import contextmanager
 from functools import cache
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 from unicodedata import category
 
-from effbench.cache_dir import expanded
+from pydantic import Field
+
+from effbench.cache_dir import expanded, is_folder
+from effbench.config.options import Rule
 from effbench.data.rules import RULES
 from effbench.data.text.tokenizer_parts import check_growth, check_own_parts
 from effbench.errors import ConfigError, DataError, MissingExtraError, shown, unknown_name
@@ -432,7 +435,7 @@ def tokenizer_file(name: object) -> Path | None:
     if not isinstance(name, str) or not (name.endswith(".json") or "/" in name):
         return None
     path = expanded(name)
-    return path / "tokenizer.json" if path.is_dir() else path
+    return path / "tokenizer.json" if is_folder(path) else path
 
 
 def fitted_tokenizer(
@@ -481,12 +484,9 @@ def check_recorded(name: str, tokenizer: Tokenizer, outputs: Sequence[str] = ())
 def check_vocab_size(name: str, vocab_size: object) -> int:
     """Return data.vocab_size, at least what the tokenizer `name` needs. Raises ConfigError."""
     least = LEAST_VOCAB.get(name, 1)  # that of a file is what it is
-    if isinstance(vocab_size, bool) or not isinstance(vocab_size, int) or vocab_size < least:
-        raise ConfigError(
-            f"data.vocab_size must be a whole number of at least {least} for data.tokenizer={name}; got "
-            f"{shown(vocab_size)}. 8192 is usual."
-        )
-    return vocab_size
+    text = f"a whole number of at least {least} for data.tokenizer={name}"
+    rule = Rule[int](Annotated[int, Field(ge=least)], text)
+    return rule.check(vocab_size, "data.vocab_size", remedy="8192 is usual.")
 
 
 def restored_tokenizer(record: object) -> Tokenizer:
