@@ -14,6 +14,7 @@ pytest.importorskip("onnxruntime")
 
 from effbench.compress import openvino_int8
 from effbench.compress.openvino_int8 import OpenvinoInt8
+from effbench.errors import OutOfTimeError
 from effbench.export.interface import Forward
 from effbench.export.openvino_runtime import import_openvino, members_of
 from tests.compress.test_onnx_int8 import graph_file
@@ -95,6 +96,16 @@ def test_a_bound_that_no_8_bits_hold_gives_no_float_file(tmp_path: Path) -> None
     mixed, content = OpenvinoInt8(file, SAMPLES, attention=False).within_bound(Judging(weights, any_is_one=True), 0.5)
     assert (mixed.drop, mixed.floating) == (1.0, ())
     assert by_hand(content)[1] == {"i8"}
+
+
+@pytest.mark.process
+def test_accuracy_control_ends_at_the_deadline(tmp_path: Path) -> None:
+    """NNCF calls the judge for each group of operators, and takes its first error for another kind of metric."""
+    file, weights = graph_file(tmp_path / "f.onnx", width=32)
+    judge = Judging(weights, any_is_one=True)
+    with pytest.raises(OutOfTimeError, match="when NNCF's accuracy control had not ended"):
+        OpenvinoInt8(file, SAMPLES, attention=False).within_bound(judge, 0.5, deadline=0.0)
+    assert judge.calls == 1  # of the file with all layers in 8 bits
 
 
 def largest(content: bytes) -> int:
