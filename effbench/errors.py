@@ -45,6 +45,10 @@ class ThresholdError(EffbenchError):
     exit_code = 3
 
 
+class OutOfTimeError(ThresholdError):
+    """The time that was allowed ended before a threshold was met: with more of it, it may be (exit code 3)."""
+
+
 class MissingExtraError(EffbenchError):
     """An optional library is not installed (exit code 4).
 

@@ -61,6 +61,7 @@ class Backend:
         extra: of effbench that has the libraries; '' for none.
         also: another kind of exported file it reads; '' for none.
         compiles_late: at the first call with each batch size, which therefore counts as loading.
+        obstacle: the runtime -> why it can run no model on this processor; '' if it can.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Backend:
     extra: str = ""
     also: str = ""
     compiles_late: bool = False
+    obstacle: Callable[[Any], str] = lambda _: ""
 
 
 def has_bf16() -> bool | None:
@@ -174,8 +176,8 @@ def _load_onnxruntime(runtime: Any, path: Path, threads: int) -> Loaded:
 
 def _load_openvino(openvino: Any, path: Path, threads: int, precision: str) -> Loaded:
     core = openvino.Core()
-    if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        raise UnavailableError("not available: this processor has no arithmetic in bfloat16, OpenVINO would take f32")
+    if precision == "bf16" and (reason := _without_bf16(core)):
+        raise UnavailableError(reason)
     hints = {
         # explicitly: by default OpenVINO computes in bfloat16 wherever the processor has it, and does not say so
         "INFERENCE_PRECISION_HINT": precision,
@@ -194,6 +196,13 @@ def _load_openvino(openvino: Any, path: Path, threads: int, precision: str) -> L
         return request.infer(batch, share_inputs=True, share_outputs=True)[output]
 
     return Loaded(lambda array: [array], run, lambda array: array.copy())
+
+
+def _without_bf16(core: Any) -> str:
+    """Return why OpenVINO does not compute in bfloat16 on this processor; '' if it does."""
+    if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        return ""
+    return "not available: this processor has no arithmetic in bfloat16, OpenVINO would take f32"
 
 
 def _graph(core: Any, path: Path) -> Any:
@@ -223,7 +232,15 @@ _EVERY = (
         "openvino_f32", "onnx", "OpenVINO in float32", import_openvino, _F32, _OV, extra="openvino", also="openvino"
     ),
     Backend(
-        "openvino_bf16", "onnx", "OpenVINO in bfloat16", import_openvino, _BF16, _OV, extra="openvino", also="openvino"
+        "openvino_bf16",
+        "onnx",
+        "OpenVINO in bfloat16",
+        import_openvino,
+        _BF16,
+        _OV,
+        extra="openvino",
+        also="openvino",
+        obstacle=lambda openvino: _without_bf16(openvino.Core()),
     ),
     Backend(
         "executorch",

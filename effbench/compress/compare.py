@@ -1,4 +1,4 @@
-"""A run beside its compressed result: metrics on the same test samples, size, MACs, and latency in turns."""
+"""A run beside its compressed result: size, MACs, and latency in turns; metrics on the same test samples."""
 
 from __future__ import annotations
 
@@ -32,16 +32,18 @@ class Comparison:
     """What was found.
 
     Attributes:
-        facts: validation, test, before, after and speed, for compression.json.
-        summary: metrics and model of the result, for its summary.json.
+        facts: validation, before, after and speed, for compression.json.
+        model: of the result, for its summary.json.
     """
 
     facts: Mapping[str, Any]
-    summary: Mapping[str, Any]
+    model: Mapping[str, Any]
 
 
 def compare(source: Run, result: Run, options: CompressOptions) -> Comparison:
-    """Measure both on the same test samples, and in turns on this machine.
+    """Measure what both cost, in turns on this machine, and what is lost on validation samples.
+
+    The test split is not read: by these facts candidates are chosen.
 
     Args:
         source: the run before.
@@ -52,23 +54,13 @@ def compare(source: Run, result: Run, options: CompressOptions) -> Comparison:
         EffbenchError: the result gives no answers.
     """
     checkpoint = options.checkpoint
-    tested = paired_test(source, checkpoint, result, "test", MOST)
     costs = {"before": _costs(source, source.model(checkpoint)), "after": _result_costs(source, result)}
-    # by which candidates are chosen: the test split only tells the result
     validation = _validated(source, checkpoint, result)
     speed = speeds(source, checkpoint, result, options.bench, validation, options.bounded)
-    facts = {
-        "task": source.task.display_record(),
-        "validation": validation,
-        "test": {key: tested[key] for key in ("split", "samples", "same_data", "lost", "lost_of", "parity")},
-        **{side: {**costs[side], "metrics": tested[side], "accuracy": tested[f"{side}_accuracy"]} for side in costs},
-        "speed": speed,
-    }
+    facts = {"task": source.task.display_record(), "validation": validation, **costs, "speed": speed}
     model = {**source.summary["model"], **{key: costs["after"][key] for key in ("parameters", "macs")}}
     model["trainable_parameters"] = model["parameters"]
-    # metrics under the name of the split that they are of
-    metrics = {f"{tested['split']}/{name}": value for name, value in tested["after"].items()}
-    return Comparison(facts, {"metrics": metrics, "model": model})
+    return Comparison(facts, model)
 
 
 def _validated(source: Run, checkpoint: str, result: Run) -> dict[str, Any]:

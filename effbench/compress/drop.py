@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from effbench import build
 from effbench.bench.answers import held_samples, judged, part_samples
 from effbench.bench.sources import Source
-from effbench.compress.mixed import Judged
 from effbench.data.splits import Split, representative_sample
 from effbench.errors import ConfigError
 from effbench.export.interface import Forward
@@ -27,6 +26,7 @@ from effbench.run.run import Run
 log = logging.getLogger(__name__)
 
 MOST = 2_000  # validation samples: many candidates are tried
+RANKED = 128  # of them: for the order of layers, each of which is tried alone
 POINTS, PERCENT = "points of accuracy", "percent of the loss"  # what a drop is of
 
 
@@ -40,16 +40,17 @@ class Judge:
     Attributes:
         unit: of the drop, for messages.
         split: of the samples: 'val', or 'train' of a run without validation.
+        count: of the samples.
     """
 
     def __init__(self, run: Run, checkpoint: str):
         self._run, self._modality = run, run.modality()
-        # the model's outputs are held for as long as candidates are compared with them
-        most = held_samples(MOST, output_shape(run), self._modality.unit)
-        self.split, self._split, _ = tested_split(run, "val", most)
+        self.split, self._split = judged_split(run)
+        self.count = len(self._split)
         if self.split != "val":
             log.info(f"note: the run has no validation split: what is lost is judged on {self.samples}")
         self._reference = answers(run, checkpoint, self._split)
+        self._few = representative_sample(self._split.labels, min(RANKED, self.count))
         targets = self._modality.targets(self._split.labels, torch.arange(len(self._split)), {})
         self._source = Source({}, torch.empty(0), self._modality.unit, targets=targets, task=run.task)
         self._loss = float(judged(self._source, self._reference, self._reference)["metrics"]["loss"])
@@ -57,17 +58,20 @@ class Judge:
 
     @property
     def samples(self) -> str:
-        """What the samples are, in messages."""
-        return judged_on(self.split)
+        """How many samples of what, in messages."""
+        return judged_on(self.split, self.count)
 
     def outputs(self, run: Run) -> Tensor:
         """Return the outputs of a compressed run for the samples."""
         return answers(run, "best", self._split)
 
-    def judged(self, forward: Forward) -> Judged:
+    def lost(self, forward: Forward) -> float:
         """Return what a file loses. forward: samples as the file takes them -> outputs in the unit of the targets."""
-        outputs = self._answers(forward)
-        return Judged(self.drop(outputs), _moved(self._reference, outputs))
+        return self.drop(self._answers(forward, torch.arange(self.count)))
+
+    def moved(self, forward: Forward) -> float:
+        """Return how far a file moves the outputs, on RANKED of the samples. forward: as in `lost`."""
+        return _moved(self._reference[self._few], self._answers(forward, self._few))
 
     def drop(self, outputs: Tensor) -> float:
         """Return the points of accuracy that are lost; for other tasks, by how many percent the loss rises.
@@ -77,7 +81,7 @@ class Judge:
         return float(self.facts(outputs)["drop"])
 
     def facts(self, outputs: Tensor) -> dict[str, Any]:
-        """Return the drop, its interval if it is of accuracy, what it is of, both losses and the split, for a record.
+        """Return the drop, its interval if it is of accuracy, of what and of which samples, and both losses.
 
         outputs: as in `drop`.
         """
@@ -87,10 +91,10 @@ class Judge:
         drop = float(found["lost"]["estimate"]) if of_class else risen(self._loss, loss)
         ends = {end: float(found["lost"][end]) if of_class else None for end in ("low", "high")}
         losses = {"loss_before": self._loss, "loss_after": loss}
-        return {"drop": drop, **ends, "of": self.unit, **losses, "split": self.split}
+        return {"drop": drop, **ends, "of": self.unit, **losses, "split": self.split, "samples": self.count}
 
-    def _answers(self, forward: Forward) -> Tensor:
-        chunks = torch.arange(len(self._split)).split(self._run.config.data.eval_batch_size)
+    def _answers(self, forward: Forward, chosen: Tensor) -> Tensor:
+        chunks = chosen.split(self._run.config.data.eval_batch_size)
         return torch.cat([forward(self._modality.portable(self._split.inputs[rows])) for rows in chunks])
 
 
@@ -106,6 +110,23 @@ def check_validation(split: str, key: str, remedy: str) -> None:
         raise ConfigError(
             f"{key} is judged on validation samples, and this run has no validation split, only {judged_on(split)}, "
             f"which the model has learnt. {remedy}, or train the run with data.val_fraction above 0."
+        )
+
+
+def note_few_samples(run: Run, split: str, samples: int, max_drop: float) -> None:
+    """Say so if one other answer of the samples that a bound is judged on is more than the bound.
+
+    Args:
+        run: that is compressed.
+        split: of the samples.
+        samples: their number.
+        max_drop: the bound.
+    """
+    points = 100 / max(1, samples)
+    if run.task.kind == "class" and 0 < max_drop < points - 1e-9:
+        log.info(
+            f"note: one answer of {judged_on(split, samples)} is {points:.3g} points of accuracy: with "
+            f"max_drop={max_drop:g} no more answers may become wrong than right."
         )
 
 
@@ -166,6 +187,13 @@ def _moved(reference: Tensor, outputs: Tensor) -> float:
 def output_shape(run: Run) -> Sequence[int]:
     """Return the shape of the outputs for one sample."""
     return run.task.output_shape(run.shape, len(run.classes))
+
+
+def judged_split(run: Run) -> tuple[str, Split]:
+    """Return (name, samples) of the split that what is lost is judged on."""
+    # the model's outputs are held for as long as candidates are compared with them
+    name, split, _ = tested_split(run, "val", held_samples(MOST, output_shape(run), run.modality().unit))
+    return name, split
 
 
 def tested_split(run: Run, which: str, most: int) -> tuple[str, Split, bool]:

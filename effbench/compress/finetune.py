@@ -46,14 +46,16 @@ class FineTuning:
         folder: of the result.
         own: its options; without epochs the pruned weights are written as they are. A new cosine starts from lr, or
             from the run's own (arXiv:2003.02389).
+        tests: evaluate the test split at the end; False for candidates of a search.
 
     Attributes:
         details: what was done, for compression.json.
         summary: of the last training.
     """
 
-    def __init__(self, source: Run, checkpoint: str, folder: Path, own: FineTuneOptions):
+    def __init__(self, source: Run, checkpoint: str, folder: Path, own: FineTuneOptions, tests: bool = True):
         self._source, self._checkpoint, self._folder, self._distill = source, checkpoint, folder, own.distill
+        self._tests = tests
         self._steps = own.steps
         # the same number each time, and the rest in the last, whose result counts
         each = own.epochs // own.steps
@@ -90,7 +92,7 @@ class FineTuning:
     def _train(self, config: Config, model: nn.Module, folder: Path, callbacks: Sequence[Callback]) -> dict[str, Any]:
         freeze(model, config.model.freeze)
         teacher = [Distill(self._source.model(self._checkpoint))] if self._distill else []
-        tuned = _trained(config, folder, model, [*callbacks, *teacher])
+        tuned = _trained(config, folder, model, [*callbacks, *teacher], self._tests)
         summary = read_summary(folder)
         if summary["status"] == "interrupted":
             raise Interrupted(summary["stop_reason"])  # as in the other verbs: what was begun is removed
@@ -101,10 +103,10 @@ class FineTuning:
         return summary
 
 
-def _trained(config: Config, folder: Path, model: nn.Module, callbacks: Sequence[Callback]) -> Run:
+def _trained(config: Config, folder: Path, model: nn.Module, callbacks: Sequence[Callback], tests: bool) -> Run:
     device = torch.device(build.device_type(config))
     with guarded(), distributed_context(device) as ranks, claimed(folder, resumes=False):
-        return TrainingSession(config, folder, ranks, None, callbacks, model).run()
+        return TrainingSession(config, folder, ranks, None, callbacks, model, tests).run()
 
 
 def tuned_config(source: Run, epochs: int, lr: float, tests: bool = True) -> Config:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from effbench.compress.options import ELSEWHERE
 from effbench.disk import move, sync_folder
-from effbench.errors import ConfigError, ThresholdError
+from effbench.errors import ConfigError, OutOfTimeError, ThresholdError
 from effbench.records import naming_disk_faults, naming_place, replacing
 from effbench.run.lock import NAME as LOCK
 from effbench.run.lock import holding
@@ -33,7 +33,7 @@ def making(target: Path, plan: str = "") -> Iterator[Path]:
 
     After an error, a signal or a kill there is no `target`, nor if the folder is left empty. What a killed process left
     is removed by the next one, unless both have the same plan: then the next one finds it in the folder. An error keeps
-    it too, but for ThresholdError, which the same command would end with again.
+    it too, but for a ThresholdError, which the same command would end with again, unless it had too little time.
 
     Args:
         target: folder of the result.
@@ -55,10 +55,9 @@ def making(target: Path, plan: str = "") -> Iterator[Path]:
             if not any(path.name not in (LOCK, PLAN) for path in hidden.iterdir()):
                 return
             _publish(hidden, target)
-        except ThresholdError:
-            raise
-        except BaseException:
-            kept = _has_results(hidden)
+        except BaseException as error:
+            ends_again = isinstance(error, ThresholdError) and not isinstance(error, OutOfTimeError)
+            kept = not ends_again and _has_results(hidden)
             if kept:
                 log.info(
                     f"what is finished is kept in {hidden}: the same command goes on with it; to begin afresh, remove "

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
+
+from effbench.errors import OutOfTimeError
 
 log = logging.getLogger(__name__)
 
@@ -21,19 +25,6 @@ class Quantizer(Protocol):
 
     def content(self, floating: Sequence[str] = (), only: Sequence[str] = ()) -> bytes:
         """Return the file with `floating` layers in float32, or with `only` these layers quantized."""
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What a file loses.
-
-    Attributes:
-        drop: in the unit of max_drop.
-        moved: root mean square by which outputs move, over that of the outputs.
-    """
-
-    drop: float
-    moved: float
 
 
 @dataclass(frozen=True)
@@ -65,7 +56,13 @@ def within(drop: float, bound: float) -> bool:
     return drop <= bound + 1e-9
 
 
-def within_bound(quantizer: Quantizer, judge: Callable[[bytes], Judged], bound: float) -> tuple[Mixed, bytes]:
+def within_bound(
+    quantizer: Quantizer,
+    judge: Callable[[bytes], float],
+    moved: Callable[[bytes], float],
+    bound: float,
+    deadline: float = math.inf,
+) -> tuple[Mixed, bytes]:
     """Return the file with the fewest float layers whose drop is within the bound.
 
     Layers are taken in the order of their sensitivity: 1, 2, 4, ... until the bound holds, then by halves in between.
@@ -73,22 +70,28 @@ def within_bound(quantizer: Quantizer, judge: Callable[[bytes], Judged], bound: 
 
     Args:
         quantizer: of the model.
-        judge: content of a file -> what it loses.
+        judge: content of a file -> what it loses, in the unit of max_drop.
+        moved: content of a file -> root mean square by which outputs move, over that of the outputs; a file is made for
+            each layer, so that it should take few samples.
         bound: largest drop.
+        deadline: in seconds of time.monotonic(), after which no more files are tried.
+
+    Raises:
+        OutOfTimeError: the deadline came before the bound held.
     """
     content, count = quantizer.content(), len(quantizer.layers)
-    lost = judge(content).drop
+    lost = judge(content)
     log.info(f"all {count} layers quantized: {lost:+.2f} lost (max_drop={bound:g})")
     if within(lost, bound) or count < 2:
         return Mixed(lost, lost, count), content
-    sensitivity = _sensitivity(quantizer, judge)
+    sensitivity = _sensitivity(quantizer, moved, deadline)
     order = list(sensitivity)
     best = Mixed(lost, lost, count, (), sensitivity), content
 
     def tried(number: int) -> bool:
         nonlocal best
         found = quantizer.content(floating=order[:number])
-        drop = judge(found).drop
+        drop = judge(found)
         log.info(f"{number} of {count} layers in float32: {drop:+.2f} lost")
         holds = within(drop, bound)
         # of those that hold, the one with fewest float layers, which comes last
@@ -100,15 +103,37 @@ def within_bound(quantizer: Quantizer, judge: Callable[[bytes], Judged], bound: 
     while not tried(number):
         if number == count - 1:  # one quantized layer at least: else the file is the float32 one
             return best
+        check_time(deadline, f"{number} of {count} layers were in float32, and more was lost than may be (max_drop)")
         failing, number = number, min(2 * number, count - 1)
-    while number - failing > 1:
+    # what holds the bound is a result, also with more float layers than need be
+    while number - failing > 1 and time.monotonic() <= deadline:
         middle = (failing + number) // 2
         failing, number = (failing, middle) if tried(middle) else (middle, number)
     return best
 
 
-def _sensitivity(quantizer: Quantizer, judge: Callable[[bytes], Judged]) -> dict[str, float]:
-    """Return layer -> by how much outputs move if it alone is quantized, the most first."""
-    log.info(f"quantizing each of {len(quantizer.layers)} layers alone, to see which moves the outputs most")
-    moved = {layer: judge(quantizer.content(only=[layer])).moved for layer in quantizer.layers}
-    return dict(sorted(moved.items(), key=lambda item: -item[1]))
+def check_time(deadline: float, reached: str) -> None:
+    """Raise OutOfTimeError after the deadline.
+
+    Args:
+        deadline: in seconds of time.monotonic().
+        reached: how far the work had come, for the message.
+    """
+    if time.monotonic() > deadline:
+        raise OutOfTimeError(f"the time was over when {reached}")
+
+
+def _sensitivity(quantizer: Quantizer, moved: Callable[[bytes], float], deadline: float) -> dict[str, float]:
+    """Return layer -> by how much outputs move if it alone is quantized, the most first.
+
+    Args:
+        quantizer: of the model.
+        moved: see `within_bound`.
+        deadline: see `within_bound`.
+    """
+    count, found = len(quantizer.layers), dict[str, float]()
+    log.info(f"quantizing each of {count} layers alone, to see which moves the outputs most")
+    for number, layer in enumerate(quantizer.layers):
+        check_time(deadline, f"{number} of {count} layers had been quantized alone, to see which move the outputs most")
+        found[layer] = moved(quantizer.content(only=[layer]))
+    return dict(sorted(found.items(), key=lambda item: -item[1]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import redirect_stdout
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from effbench.compress.mixed import Judged, Mixed, within
+from effbench.compress.mixed import Mixed, check_time, within
 from effbench.errors import MissingExtraError
 from effbench.export.formats import loaded, quiet
 from effbench.export.interface import Forward
@@ -80,31 +81,38 @@ class OpenvinoInt8:
         """Return the archive with all layers in 8 bits."""
         return _archived(self._openvino, self._quantized)
 
-    def within_bound(self, judge: Callable[[Forward], Judged], bound: float) -> tuple[Mixed, bytes]:
+    def within_bound(
+        self, judge: Callable[[Forward], float], bound: float, deadline: float = math.inf
+    ) -> tuple[Mixed, bytes]:
         """Return the archive with layers in float32 if the bound fails otherwise.
 
         Args:
             judge: a model as its runtime executes it -> what it loses.
             bound: largest drop.
+            deadline: in seconds of time.monotonic(), after which no more models are tried.
+
+        Raises:
+            OutOfTimeError: the deadline came before NNCF ended.
         """
         content, count = self.content(), len(_layers(self._graph))
-        lost = judge(loaded("openvino", content)).drop
+        lost = judge(loaded("openvino", content))
         whole = Mixed(lost, lost, count, _floating(self._quantized))
         if within(lost, bound):
             return whole, content
         log.info(f"all {count} layers quantized: {lost:+.2f} lost (max_drop={bound:g})")
-        controlled = self._controlled(judge, bound)
+        controlled = self._controlled(judge, bound, deadline)
         floating = _floating(controlled)
         if len(floating) == count:  # it gave up: that is the float32 file
             return whole, content
         content = _archived(self._openvino, controlled)
-        return Mixed(judge(loaded("openvino", content)).drop, lost, count, floating), content
+        return Mixed(judge(loaded("openvino", content)), lost, count, floating), content
 
-    def _controlled(self, judge: Callable[[Forward], Judged], bound: float) -> Any:
-        """Return the graph that NNCF's accuracy control ends with."""
+    def _controlled(self, judge: Callable[[Forward], float], bound: float, deadline: float) -> Any:
+        """Return the graph that NNCF's accuracy control ends with. The arguments are those of `within_bound`."""
 
         def validate(model: Any, items: Iterable[Any]) -> tuple[float, list[float]]:
-            drop = judge(lambda inputs: torch.from_numpy(model(inputs.numpy())[0].copy())).drop
+            check_time(deadline, "NNCF's accuracy control had not ended")
+            drop = judge(lambda inputs: torch.from_numpy(model(inputs.numpy())[0].copy()))
             # 1 where the bound holds, with which NNCF ends; not 0, by which it would divide
             metric = 1.0 if within(drop, bound) else 1.0 + bound - drop
             return metric, [metric for _ in items]

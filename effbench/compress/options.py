@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, TypeVar
@@ -181,7 +182,9 @@ class CompressOptions:
         checkpoint: of the run: 'best', 'last' or the name of a checkpoint.
         bench: how before and after are measured.
         asked: the user has set max_drop of the method, so that a run without validation samples is refused.
-        bounded: of a search: a backend with which more than bench.max_drop is lost in all is not named the fastest.
+        bounded: a candidate of a search: the test split is left for the best one, and a backend with which more than
+            bench.max_drop is lost in all is not named the fastest.
+        deadline: of a search, in seconds of time.monotonic(): layers are not chosen after it.
 
     Raises:
         ConfigError: an option is unknown or out of range.
@@ -193,6 +196,7 @@ class CompressOptions:
     bench: BenchOptions = field(default_factory=measuring)
     bounded: bool = False
     asked: bool = False
+    deadline: float = math.inf
 
     def __post_init__(self) -> None:
         _one_of("method", self.method, tuple(METHOD_OPTIONS))

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from effbench import build
+from effbench.compress.backend_checks import check_backends
 from effbench.compress.bf16 import bf16_content
-from effbench.compress.drop import Judge, check_validation
-from effbench.compress.mixed import Judged, Mixed, within, within_bound
+from effbench.compress.drop import Judge, check_validation, note_few_samples
+from effbench.compress.mixed import Mixed, within, within_bound
 from effbench.compress.onnx_int8 import OnnxInt8, bits_here, has_attention
 from effbench.compress.openvino_int8 import OpenvinoInt8, require_nncf
 from effbench.compress.options import (
@@ -87,16 +88,19 @@ def quantize(source: Run, options: CompressOptions, folder: Path) -> Result:
     # before minutes of export
     check_fits(source, kind, f"backend={own.backend}", "backend=onnxruntime")
     _require_libraries(own)
+    check_backends(source, options)
     judge = Judge(source, options.checkpoint)
     if options.asked:
         check_validation(judge.split, f"max_drop={own.max_drop:g}", "Leave max_drop out")
+    if not options.bounded:  # a search says it once
+        note_few_samples(source, judge.split, judge.count, own.max_drop)
     with tempfile.TemporaryDirectory(prefix=".quantize-", dir=folder) as name:
         exported = export_loaded(source, Wanted("onnx", options.checkpoint, name, TOLERANCE, None, True, "file"))
         with _named_faults(own.backend, Path(name)):
             if kind == "onnx":
-                made = _onnx(source, judge, own, exported, Path(name))
+                made = _onnx(source, judge, options, exported, Path(name))
             else:
-                made = _openvino(source, judge, own, Path(exported["path"]))
+                made = _openvino(source, judge, options, Path(exported["path"]))
     _check_drop(made, own, judge, (source.summary["data"].get("counts") or {}).get("train"))
     stem = Path(exported["path"]).name.removesuffix(".onnx")
     bits = "bf16" if made.scheme == "bf16" else f"{made.scheme}-int8"
@@ -205,26 +209,32 @@ def _file_record(exported: Mapping[str, Any], kind: str, scheme: str) -> dict[st
     return {**kept, "format": kind, "opset": opset, "versions": {name: version_of(name) for name in libraries}}
 
 
-def _onnx(source: Run, judge: Judge, own: QuantizeOptions, exported: Mapping[str, Any], folder: Path) -> Quantized:
+def _onnx(source: Run, judge: Judge, options: CompressOptions, exported: Mapping[str, Any], folder: Path) -> Quantized:
     """Return the file for ONNX Runtime.
 
     Args:
         source: the run.
         judge: of what is lost.
-        own: options.
+        options: of the compression.
         exported: record of the float32 file, with its path.
         folder: for temporary files.
     """
-    scheme, file = _scheme(own, exported), Path(exported["path"])
+    own, file = own_options(options, QuantizeOptions), Path(exported["path"])
+    scheme = _scheme(own, exported)
 
-    def judged(content: bytes) -> Judged:
-        return judge.judged(loaded("onnx", content))
+    def lost(content: bytes) -> float:
+        return judge.lost(loaded("onnx", content))
+
+    def bounded(quantizer: OnnxInt8) -> tuple[Mixed, bytes]:
+        return within_bound(
+            quantizer, lost, lambda content: judge.moved(loaded("onnx", content)), own.max_drop, options.deadline
+        )
 
     if scheme == "bf16":
         content, layers = bf16_content(file)
-        return _bf16(content, layers, judged(content).drop)
+        return _bf16(content, layers, lost(content))
     if scheme == "dynamic":
-        mixed, content = within_bound(OnnxInt8(file, folder, None, own.bits), judged, own.max_drop)
+        mixed, content = bounded(OnnxInt8(file, folder, None, own.bits))
         return Quantized(content, scheme, mixed, None)
 
     def quantizer(samples: Tensor) -> OnnxInt8:
@@ -232,31 +242,32 @@ def _onnx(source: Run, judge: Judge, own: QuantizeOptions, exported: Mapping[str
         place.mkdir()
         return OnnxInt8(file, place, samples, own.bits)
 
-    made, samples, tried = _calibrated(source, own, judged, quantizer)
-    mixed, content = within_bound(made, judged, own.max_drop)
+    made, samples, tried = _calibrated(source, own, lost, quantizer)
+    mixed, content = bounded(made)
     return Quantized(content, scheme, mixed, samples, tried)
 
 
-def _openvino(source: Run, judge: Judge, own: QuantizeOptions, file: Path) -> Quantized:
+def _openvino(source: Run, judge: Judge, options: CompressOptions, file: Path) -> Quantized:
     """Return the archive for OpenVINO.
 
     Args:
         source: the run.
         judge: of what is lost.
-        own: options.
+        options: of the compression.
         file: the float32 ONNX file.
     """
+    own = own_options(options, QuantizeOptions)
     if own.scheme == "bf16":
         stored, layers = bf16_content(file)
         content = openvino_archive(stored)
-        return _bf16(content, layers, judge.judged(loaded("openvino", content)).drop)
+        return _bf16(content, layers, judge.lost(loaded("openvino", content)))
     attention = has_attention(file)
 
-    def judged(content: bytes) -> Judged:
-        return judge.judged(loaded("openvino", content))
+    def lost(content: bytes) -> float:
+        return judge.lost(loaded("openvino", content))
 
-    made, samples, tried = _calibrated(source, own, judged, lambda samples: OpenvinoInt8(file, samples, attention))
-    mixed, content = made.within_bound(judge.judged, own.max_drop)
+    made, samples, tried = _calibrated(source, own, lost, lambda samples: OpenvinoInt8(file, samples, attention))
+    mixed, content = made.within_bound(judge.lost, own.max_drop, options.deadline)
     return Quantized(content, "static", mixed, samples, tried)
 
 
@@ -269,14 +280,14 @@ Q = TypeVar("Q", bound=_Quantizer)
 
 
 def _calibrated(
-    source: Run, own: QuantizeOptions, judged: Callable[[bytes], Judged], quantizer: Callable[[Tensor], Q]
+    source: Run, own: QuantizeOptions, lost: Callable[[bytes], float], quantizer: Callable[[Tensor], Q]
 ) -> tuple[Q, int, dict[int, float]]:
     """Return the quantizer with its calibration samples, their number, and for calibration=auto what each number lost.
 
     Args:
         source: the run whose training samples are taken.
         own: options.
-        judged: content of a file -> what it loses.
+        lost: content of a file -> what it loses.
         quantizer: calibration samples, (N, ...) -> the quantizer.
     """
     tried: dict[int, float] = {}
@@ -287,7 +298,7 @@ def _calibrated(
         made = quantizer(samples)
         if own.calibration != AUTO:
             break
-        tried[len(samples)] = judged(made.content()).drop
+        tried[len(samples)] = lost(made.content())
         log.info(f"{counted(len(samples), 'sample')}: {tried[len(samples)]:+.2f} lost with all layers in 8 bits")
         if within(tried[len(samples)], own.max_drop) or len(samples) < wanted:
             break

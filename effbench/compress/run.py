@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from effbench.compress.compare import compare
+from effbench.compress.compare import MOST, compare, paired_test
 from effbench.compress.options import ELSEWHERE, CompressOptions
 from effbench.compress.quantize import quantize
 from effbench.compress.record import Result, options_record, source_facts, write_compression
@@ -16,7 +16,7 @@ from effbench.compress.structured import structured
 from effbench.compress.unstructured import unstructured
 from effbench.guarded import METRICS_BYTES, read_bytes
 from effbench.records import naming_place, replacing, write_summary
-from effbench.report.compression import best_or_last
+from effbench.report.compression import best_or_last, read_compression
 from effbench.run.export_file import write_beside
 from effbench.run.load import load_run
 from effbench.run.run import Run
@@ -57,19 +57,58 @@ def compress_loaded(source: Run, options: CompressOptions, folder: Path, final: 
     # before the comparison: the result is loaded as any run is, by its folder
     write_compression(folder, record)
     write_summary(folder, _summary(source, result))
-    found = compare(source, loaded_result(folder, source), options)
-    summary = _summary(source, result)
-    # those of fine-tuning come first: its test reads all samples of the split
-    metrics = {**found.summary["metrics"], **summary["metrics"]}
-    whole = {**summary, **found.summary, "metrics": metrics}
-    if not summary["metrics"]:
-        whole["data"] = _evaluated(summary["data"], found.facts["test"])
-    write_summary(folder, whole)
+    loaded = loaded_result(folder, source)
+    found = compare(source, loaded, options)
     record |= {**found.facts, "checkpoint": best_or_last(folder)}
+    summary = {**_summary(source, result), "model": found.model}
+    if not options.bounded:  # of a search, the best candidate alone is tested
+        record, summary = _tested(record, summary, paired_test(source, options.checkpoint, loaded, "test", MOST))
+    write_summary(folder, summary)
     write_compression(folder, record)
-    if result.file:
+    if result.file and not options.bounded:
         write_beside(loaded_result(folder, source))  # loaded again: the card has the metrics of the result
     return record
+
+
+def write_test(source: Run, checkpoint: str, folder: Path) -> dict[str, Any]:
+    """Test a candidate of a search beside the run before, write that into its records, and return what was found.
+
+    Args:
+        source: the run before.
+        checkpoint: name of its checkpoint.
+        folder: of the candidate.
+    """
+    loaded, record = loaded_result(folder, source), read_compression(folder)
+    assert record is not None  # it was written when the candidate was finished
+    found = paired_test(source, checkpoint, loaded, "test", MOST)
+    record, summary = _tested(record, loaded.summary, found)
+    write_summary(folder, summary)
+    write_compression(folder, record)
+    return found
+
+
+def _tested(
+    record: Mapping[str, Any], summary: Mapping[str, Any], found: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return compression.json and summary.json of a result with its test.
+
+    Args:
+        record: compression.json without it.
+        summary: summary.json without it.
+        found: as `paired_test` returns it.
+    """
+    sides = {
+        side: {**record[side], "metrics": found[side], "accuracy": found[f"{side}_accuracy"]}
+        for side in ("before", "after")
+    }
+    test = {key: found[key] for key in ("split", "samples", "same_data", "lost", "lost_of", "parity")}
+    # under the name of the split that they are of
+    metrics = {f"{found['split']}/{name}": value for name, value in found["after"].items()}
+    # those of fine-tuning come first: its test reads all samples of the split
+    whole = {**summary, "metrics": {**metrics, **summary["metrics"]}}
+    if not metrics.keys() & summary["metrics"].keys():
+        whole["data"] = _evaluated(summary["data"], found)
+    return {**record, **sides, "test": test}, whole
 
 
 def _copy_training(source: Run, folder: Path) -> None:

@@ -15,8 +15,7 @@ from typing import Any
 
 from effbench.bench.options import BenchOptions
 from effbench.compress.arms import file_arm
-from effbench.compress.compare import MOST, paired_test
-from effbench.compress.drop import both, check_validation, left, tested_split, with_more
+from effbench.compress.drop import both, check_validation, judged_split, left, note_few_samples, with_more
 from effbench.compress.itself import reached_already
 from effbench.compress.making import empty, making
 from effbench.compress.mixed import within
@@ -25,10 +24,11 @@ from effbench.compress.record import plan_of
 from effbench.compress.run import loaded_result
 from effbench.compress.target import SearchOptions, Target
 from effbench.compress.trial import FAULTS, bytes_of, fastest_arm, latency_of, tried
-from effbench.compress.winner import Candidate, keep, written_file
-from effbench.errors import EffbenchError, ThresholdError, first_line
+from effbench.compress.winner import Candidate, keep, tested, written_file
+from effbench.errors import EffbenchError, OutOfTimeError, ThresholdError, first_line
 from effbench.records import read_summary
 from effbench.report.before_after import value_text
+from effbench.report.compression import judged_on
 from effbench.run.run import Run
 from effbench.stats import Interval
 
@@ -43,14 +43,16 @@ class _Search:
     options: SearchOptions
     folder: Path
     final: Path
+    samples: int  # of validation, that candidates are judged on
     begun: float = field(default_factory=lambda: time.monotonic())
     candidates: list[Candidate] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
     faults: list[BaseException] = field(default_factory=list)
     held: set[float] = field(default_factory=set)  # ratios that lose no more than they may
     faulty: set[float] = field(default_factory=set)  # ratios that could not be made, for whatever reason
-    # ratio -> seconds of its last candidate, seconds an epoch of its fine-tuning
-    took: dict[float, tuple[float, float]] = field(default_factory=dict)
+    # ratio -> seconds of its last candidate, seconds an epoch of its fine-tuning, epochs
+    took: dict[float, tuple[float, float, int]] = field(default_factory=dict)
+    late: bool = False  # the time ended before all was tried
 
     def run(self) -> None:
         """Try candidates until one holds, or the time is over."""
@@ -60,7 +62,7 @@ class _Search:
                 return
             own = QuantizeOptions(backend=backend, max_drop=self.options.max_drop)
             self._try(self._bounded(own, self.options.checkpoint), f"int8-{backend}")
-        if not self.options.target.latency and not self._over() and not self._is_halved():
+        if not self.options.target.latency and not self._is_halved() and not self._over():
             # half the size where 8 bits lose too much; no runtime is faster with it
             for backend in self._runtimes[:1]:
                 own = QuantizeOptions(scheme="bf16", backend=backend, max_drop=self.options.max_drop)
@@ -71,10 +73,10 @@ class _Search:
     def _prune(self, epochs: int) -> None:
         """Remove more and more channels, each with this fine-tuning, until too much is lost or the time is over."""
         for ratio in RATIOS:
-            if self.rows and (self._over() or self._is_too_long(ratio, epochs)):
-                return
             if ratio in self.faulty or ratio <= max(self.held, default=0.0):
                 continue
+            if self.rows and (self._over() or self._is_too_long(ratio, epochs)):
+                return
             pruning = StructuredOptions(ratio=ratio, epochs=epochs)
             name = f"structured-{ratio:g}" + (f"-{epochs}-epochs" if epochs != self.options.lengths[0] else "")
             begun = time.monotonic()
@@ -89,13 +91,24 @@ class _Search:
             # 8 bits lose more, too; but the next ratio may hold where this one misses the bound by chance
             if within(pruned.drop, self.options.max_drop):
                 self.held.add(ratio)
-                if not self._over():
+                if self._runtimes and not self._over():
                     self._quantized(pruned)
 
     def best(self) -> Candidate | None:
         """Return the candidate with the least value among those that hold the bound."""
         held = [each for each in self.candidates if within(each.drop, self.options.max_drop)]
         return min(held, key=lambda each: each.value, default=None)
+
+    def nothing(self) -> ThresholdError:
+        """Return the error for a search without a result."""
+        options, judged = self.options, judged_on("val", self.samples)
+        said = f"target={options.target.text}: no candidate loses at most {options.max_drop:g} (max_drop) on {judged}"
+        if not self.late:
+            return ThresholdError(f"{said}. Nothing was written. Tried: {self.reasons}.")
+        return OutOfTimeError(
+            f"{said}, and the time was over (minutes={options.minutes:g}) before all were tried. Nothing was written. "
+            f"Write minutes={2 * options.minutes:g}. Tried: {self.reasons}."
+        )
 
     def raise_fault(self) -> None:
         """Raise the first candidate's error if none could be made, for other reasons than a loss."""
@@ -110,6 +123,11 @@ class _Search:
     def reasons(self) -> str:
         """Why each candidate is not the result."""
         return "; ".join(_reason(row) for row in self.rows)
+
+    @property
+    def ended(self) -> str:
+        """Why no more candidates were tried: one was 'met', the 'time' was over, or these were 'all'."""
+        return "met" if self._is_met() else "time" if self.late else "all"
 
     def holds(self, value: float) -> bool:
         return value <= self.options.target.most
@@ -128,12 +146,28 @@ class _Search:
         method, most = "structured", self.options.max_drop
         if isinstance(own, QuantizeOptions):
             method, most = "quantize", own.max_drop
-        return CompressOptions(method, own, checkpoint, replace(self._bench, max_drop=most), bounded=True)
+        bench = replace(self._bench, max_drop=most)
+        return CompressOptions(method, own, checkpoint, bench, bounded=True, deadline=self._deadline)
+
+    @property
+    def _deadline(self) -> float:
+        return self.begun + 60 * self.options.minutes
 
     def _over(self) -> bool:
+        """Return whether no further candidate is begun."""
+        return self._is_met() or self._is_late("the time is over, no further candidate is begun")
+
+    def _is_met(self) -> bool:
         best = self.best()
-        late = time.monotonic() - self.begun > 60 * self.options.minutes
-        return late or (best is not None and self.holds(best.value))
+        return best is not None and self.holds(best.value)
+
+    def _is_late(self, what: str, seconds: float = 0.0) -> bool:
+        """Return whether the time would be over in so many seconds. The first time, say what follows."""
+        late = time.monotonic() + seconds > self._deadline
+        if late and not self.late:
+            log.info(f"minutes={self.options.minutes:g}: {what}")
+        self.late = self.late or late
+        return late
 
     def _note_seconds(self, ratio: float, whole: float, pruned: Candidate, epochs: int) -> None:
         """Keep how long a candidate took.
@@ -148,13 +182,15 @@ class _Search:
             training = float(read_summary(pruned.trial.folder)["timing"]["training_s"])
         except (EffbenchError, KeyError, TypeError, ValueError):
             training = whole
-        self.took[ratio] = max(whole, training), training / epochs
+        self.took[ratio] = max(whole, training), training / epochs, epochs
 
     def _is_too_long(self, ratio: float, epochs: int) -> bool:
-        """Return whether a longer fine-tuning would end after the time, by what the shorter one took."""
-        whole, epoch = self.took.get(ratio, (0.0, 0.0))
-        expected = whole + epoch * (epochs - self.options.lengths[0])
-        return bool(whole) and time.monotonic() - self.begun + expected > 60 * self.options.minutes
+        """Return whether a longer fine-tuning would end after the time, by what the one of the nearest ratio took."""
+        if epochs == self.options.lengths[0] or not self.took:
+            return False
+        whole, epoch, before = self.took[min(self.took, key=lambda tried: abs(tried - ratio))]
+        what = f"fine-tuning for {epochs} epochs would take longer than the time that is left, and is not begun"
+        return self._is_late(what, whole + epoch * (epochs - before))
 
     def _is_halved(self) -> bool:
         """Return whether a candidate that holds the bound has at most half of the run's size."""
@@ -165,8 +201,6 @@ class _Search:
     def _quantized(self, pruned: Candidate) -> None:
         """Try to quantize a pruned candidate too, with the backend that was better for the whole model."""
         most = left(pruned.trial.record["validation"], self.options.max_drop)
-        if not self._runtimes:
-            return
         own = QuantizeOptions(backend=self._better_backend(), max_drop=most)
         source = loaded_result(pruned.trial.folder, self.source)
         name = f"{pruned.trial.name}-int8-{own.backend}"
@@ -195,6 +229,7 @@ class _Search:
             log.debug("traceback:", exc_info=True)
             self.rows.append({"name": name, "failed": first_line(error)})
             self.faults.append(error)
+            self.late = self.late or isinstance(error, OutOfTimeError)
             return None
         target, lost = self.options.target, trial.record["validation"]
         most = left(lost, options.bench.max_drop)
@@ -209,7 +244,7 @@ class _Search:
                 interval = _product(pruned.interval, interval)
             drop = both(pruned.trial.record["validation"], lost)
         value = None if interval is None else interval.estimate
-        self.rows.append({**trial.facts(), "failed": None, "value": value, "drop": drop})
+        self.rows.append({**trial.costs(), "failed": None, "value": value, "drop": drop})
         if arm is None or interval is None:
             return None
         found = Candidate(trial, pruned.trial if pruned else None, interval, drop, arm)
@@ -268,27 +303,25 @@ def search(source: Run, options: SearchOptions, target: Path, words: Sequence[st
 
     Raises:
         ThresholdError: no candidate holds the bound of what may be lost.
+        OutOfTimeError: nor did one before the time was over.
         EffbenchError: no candidate could be made; that of the first one.
         ConfigError: the run has no validation samples.
     """
-    split, *_ = tested_split(source, "val", MOST)  # data that cannot be read say nothing about candidates
+    split, samples = judged_split(source)  # data that cannot be read say nothing about candidates
     check_validation(split, f"target={options.target.text}", "Compress with method=NAME")
+    note_few_samples(source, split, len(samples), options.max_drop)
     # a command that was killed goes on with the candidates it had, also if it gets more minutes
     with making(target, plan_of(source, options.checkpoint, replace(options, minutes=1.0))) as hidden:
         if (own := reached_already(source, options)) is not None:
             empty(hidden)
             return {"source": {"run": str(source.folder)}, "search": own, "path": None}
-        found = _Search(source, options, hidden, target)
+        found = _Search(source, options, hidden, target, len(samples))
         found.run()
         best = found.best()
         if best is None:
             found.raise_fault()
-            raise ThresholdError(
-                f"target={options.target.text}: no candidate loses at most {options.max_drop:g} (max_drop). Nothing "
-                f"was written. Tried: {found.reasons}."
-            )
-        # of the run itself: the record of two steps compares with the pruned run
-        test = paired_test(source, options.checkpoint, loaded_result(best.trial.folder, source), "test", MOST)
+            raise found.nothing()
+        test = tested(best, source, options.checkpoint)
         file = written_file(best, source, target, options.target.latency, words)
         best = _of_file(best, file["bytes"], options.target)
         facts = {
@@ -302,6 +335,8 @@ def search(source: Run, options: SearchOptions, target: Path, words: Sequence[st
             "value_high": best.interval.high,
             "most": options.target.most,
             "drop": best.drop,
+            "samples": found.samples,
+            "ended": found.ended,
             **file,
             "seconds": round(time.monotonic() - found.begun, 1),
             "candidates": found.rows,

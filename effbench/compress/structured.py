@@ -21,6 +21,7 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
+from effbench.compress.backend_checks import check_backends
 from effbench.compress.finetune import FineTuning
 from effbench.compress.options import CompressOptions, StructuredOptions, own_options
 from effbench.compress.record import Result
@@ -58,10 +59,11 @@ def structured(source: Run, options: CompressOptions, folder: Path) -> Result:
     """
     own = own_options(options, StructuredOptions)
     pruning = _library()
+    check_backends(source, options)
     dense, model = unpruned_model(source), source.model(options.checkpoint)
     example = _example(source)
     widths = _widths(model)
-    tuning = FineTuning(source, options.checkpoint, folder, own)
+    tuning = FineTuning(source, options.checkpoint, folder, own, tests=not options.bounded)
     before, plan = accounting.parameters(model).total, {}
     if own.steps > 1:  # what removes nothing in all is refused before the first step is trained
         remove_channels(pruning, copy.deepcopy(model), example, widths, own.ratio, own.round_to, _name(source))

@@ -41,10 +41,12 @@ class Target:
         """Return the target of a text, such as '2 ms', '1 MB' or 'latency/4'. Raises ConfigError."""
         found = _FORM.fullmatch(text.strip()) if isinstance(text, str) else None
         number = float(found[1] or found[4]) if found else 0.0
-        if found is None or not 0 < number < _LARGEST:
+        # the run itself has 1 of its latency
+        least = 1.0 if found and found[3] else 0.0
+        if found is None or not least < number < _LARGEST:
             raise ConfigError(
-                f"target must be a latency, a size, or a part of the run's: '2 ms', '1 MB', 'latency/4' or 'size/4'; "
-                f"got {shown(text)}."
+                f"target must be a latency, a size, or a part of the run's: '2 ms', '1 MB', 'latency/4' or 'size/4', "
+                f"with a number above 1 after the slash; got {shown(text)}."
             )
         if found[3]:
             return cls(str(text), found[3].lower() == "latency", 1 / number, relative=True)

@@ -38,17 +38,24 @@ class Trial:
 
     def facts(self) -> dict[str, Any]:
         """Return the numbers that are compared, for a record."""
-        after, test, speed = self.record["after"], self.record["test"], self.record["speed"]
-        fastest = fastest_arm(speed, "after")
+        after, test = self.record["after"], self.record["test"]
         return {
-            "name": self.name,
-            "options": self.record["options"],
-            "drop": self.record["validation"]["drop"],
+            **self.costs(),
             "split": test["split"],
             "metrics": after["metrics"],
             "accuracy": after["accuracy"],
             "lost": test["lost"],
             "lost_of": test["lost_of"],
+        }
+
+    def costs(self) -> dict[str, Any]:
+        """Return the numbers that are there without a test."""
+        after, speed = self.record["after"], self.record["speed"]
+        fastest = fastest_arm(speed, "after")
+        return {
+            "name": self.name,
+            "options": self.record["options"],
+            "drop": self.record["validation"]["drop"],
             "parameters": after["parameters"],
             "macs": after["macs"],
             "bytes": self.bytes,

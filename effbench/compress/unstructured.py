@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from effbench.compress.backend_checks import check_backends
 from effbench.compress.finetune import FineTuning
 from effbench.compress.options import CompressOptions, UnstructuredOptions, own_options
 from effbench.compress.record import Result
@@ -37,11 +38,12 @@ def unstructured(source: Run, options: CompressOptions, folder: Path) -> Result:
         ConfigError: the model has no matrices.
     """
     own = own_options(options, UnstructuredOptions)
+    check_backends(source, options)
     model = source.model(options.checkpoint)
     weights = prunable(model)
     if not weights:
         raise ConfigError(f"method=unstructured finds no matrices in model={source.config.model.label}.")
-    tuning = FineTuning(source, options.checkpoint, folder, own)
+    tuning = FineTuning(source, options.checkpoint, folder, own, tests=not options.bounded)
     for step in range(1, own.steps + 1):
         set_smallest_to_zero(list(weights.values()), own.ratio * step / own.steps)
         log.info(f"step {step} of {own.steps}: {own.ratio * step / own.steps:.1%} of the weights are zero")

@@ -1,4 +1,4 @@
-"""The best candidate of a search becomes its result: its file is written, and its folder is all that stays."""
+"""The best candidate of a search becomes its result: it is tested, its file is written, and its folder stays."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from effbench.bench.backends import BACKENDS
+from effbench.compress.compare import MOST, paired_test
 from effbench.compress.making import CHOSEN
 from effbench.compress.options import ELSEWHERE, has_file
 from effbench.compress.record import write_compression
-from effbench.compress.run import loaded_result
+from effbench.compress.run import loaded_result, write_test
 from effbench.compress.trial import FAULTS, Trial
 from effbench.errors import first_line
 from effbench.export.files import record_path
@@ -53,6 +54,24 @@ class Candidate:
     def value(self) -> float:
         """The estimate."""
         return self.interval.estimate
+
+
+def tested(best: Candidate, source: Run, checkpoint: str) -> dict[str, Any]:
+    """Test the best candidate beside the run, write that into its records, and return what was found.
+
+    No other candidate is tested: the test split tells the result, and does not choose it.
+
+    Args:
+        best: the candidate.
+        source: the run.
+        checkpoint: name of its checkpoint.
+    """
+    if best.pruned is None:
+        return write_test(source, checkpoint, best.trial.folder)
+    # the record of each step compares with the one before
+    write_test(source, checkpoint, best.pruned.folder)
+    write_test(loaded_result(best.pruned.folder, source), "best", best.trial.folder)
+    return paired_test(source, checkpoint, loaded_result(best.trial.folder, source), "test", MOST)
 
 
 def format_of(backend: str, latency: bool) -> str | None:
@@ -143,10 +162,11 @@ def keep(best: Candidate, source: Run, hidden: Path, final: Path, facts: Mapping
         _rewrite(chosen / PRUNED, os.path.relpath(run, (final / PRUNED).resolve()), {})
     before = PRUNED if best.pruned else os.path.relpath(run, final.resolve())
     record = _rewrite(chosen, before, {"search": dict(facts)})
-    if best.pruned is not None and record.get("file"):
-        _name_run(record_path(chosen / FILES / record["file"]), final / PRUNED)
-        write_beside(loaded_result(chosen, source))  # its card tells what both steps have lost
-    elif facts["file"] and not record.get("file"):
+    if record.get("file"):
+        if best.pruned is not None:
+            _name_run(record_path(chosen / FILES / record["file"]), final / PRUNED)
+        write_beside(loaded_result(chosen, source))  # its card tells what was lost, also by both steps
+    elif facts["file"]:
         _name_run(record_path(chosen / FILES / facts["file"]), final)
     return record
 

@@ -121,6 +121,9 @@ def search_sentences(record: Mapping[str, Any]) -> list[str]:
     reached = "reached" if found["met"] else "not reached; this is the nearest"
     took = f"{counted(len(found['candidates']), 'candidate')} in {found['seconds']:.0f} s"
     said = [f"target={target} {reached}: {value_text(target, value)}{ends}, after {took}."]
+    if not found["met"] and found.get("ended") == "time":
+        minutes = found["minutes"]
+        said.append(f"The time was over (minutes={minutes:g}) before all was tried. Try minutes={2 * minutes:g}.")
     if ends and low <= found["most"] < high:
         said.append("The interval contains the target: the result is not distinguished from it.")
     said += [f"Beside the run: {text}" for text in (*accuracy_sentence(found["test"]), *_losses(found["test"]))]
@@ -138,7 +141,8 @@ def _proof(found: Mapping[str, Any]) -> Iterator[str]:
     if "backend" not in found:  # older records
         return
     more = f", {found['more']:.2f} of it by this backend" if found["more"] else ""
-    lost = f"{found['drop']:+.2f} {found['of']} are lost on validation samples{more}"
+    on = judged_on("val", found.get("samples"))  # which older records have not
+    lost = f"{found['drop']:+.2f} {found['of']} are lost on {on}{more}"
     yield f"With backend={found['backend']} {lost} (max_drop={found['max_drop']:g})."
     if found["file"]:
         yield f"Its file: {FILES}/{found['file']} ({human_bytes(found['bytes'])})."

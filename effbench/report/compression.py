@@ -12,6 +12,7 @@ from effbench.errors import ConfigError, first_line, shown
 from effbench.guarded import MissingFileError, checked_version, read_bytes
 from effbench.redaction import redact
 from effbench.summary_schema import check_plain
+from effbench.units import counted
 
 NAME, SCHEMA = "compression.json", 1
 PRUNED = "before"  # folder, in a result of `target=`, of the pruned run that its 8 bits were made of
@@ -59,9 +60,15 @@ def compressed_file(folder: Path) -> Path | None:
     return folder / FILES / record["file"] if record and record.get("file") else None
 
 
-def judged_on(split: str | None) -> str:
-    """Return the samples that a bound was judged on, in words. split: its name; None: of older records."""
-    return "training samples" if split == "train" else "validation samples"
+def judged_on(split: str | None, samples: int | None = None) -> str:
+    """Return the samples that a bound was judged on, in words. Both are None of older records.
+
+    Args:
+        split: its name.
+        samples: their number; None: it is not said.
+    """
+    one = "training sample" if split == "train" else "validation sample"
+    return f"{one}s" if samples is None else counted(samples, one)
 
 
 def best_or_last(folder: Path) -> str | None:

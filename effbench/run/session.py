@@ -116,6 +116,7 @@ class TrainingSession:
         words: overrides that `config` was composed from, for the record; None if it was made in Python.
         callbacks: callbacks in addition to those of `config`.
         model: trained in place; None: the one that the config gives.
+        tests: evaluate the test split at the end.
     """
 
     def __init__(
@@ -126,10 +127,11 @@ class TrainingSession:
         words: Sequence[str] | None,
         callbacks: Sequence[Callback] = (),
         model: nn.Module | None = None,
+        tests: bool = True,
     ):
         # a resumed run's record may ask for one more: weights that stay zero
         self.callbacks, self.words, self.model = [*callbacks, *kept_zeros(folder)], words, model
-        self.config, self.folder, self.ranks = config, folder, ranks
+        self.config, self.folder, self.ranks, self.tests = config, folder, ranks, tests
         self.device = build.device(config, ranks)  # also sets threads and determinism for what follows
         self.begun = datetime.now()
         self.sessions = SessionHistory(config, folder, words, self.begun)
@@ -385,8 +387,8 @@ class TrainingSession:
         log.info(f"sampled text ({path}): {start[:_SHOWN]}{' …' if len(start) > _SHOWN else ''}")
 
     def _test_split(self, data: Splits) -> Split | None:
-        """Return the split to test on, or None: trainer.limit_test_batches=0 leaves it unread."""
-        return None if self.config.trainer.limit_test_batches == 0 else data.test
+        """Return the split to test on, or None: trainer.limit_test_batches=0 and tests=False leave it unread."""
+        return data.test if self.tests and self.config.trainer.limit_test_batches != 0 else None
 
     def _test_batches(self, test: Split, modality: Modality) -> EvalBatches:
         return build.eval_batches(

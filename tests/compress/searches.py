@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -32,6 +33,7 @@ FAILING: dict[Any, BaseException] = {}  # option -> what its compression raises
 ARM: dict[str, Any] = {}  # what is said of every backend, beside its name
 # margin of the measurement, fastest backend, exported bytes or what the export raises, side -> status of its backends
 ABOUT: dict[str, Any] = {}
+SAMPLES = 2000  # of validation
 SPREAD = {"low": 0.9, "high": 1.1}  # ends of every interval, as parts of the estimate
 
 
@@ -68,6 +70,8 @@ def gone(*_: Any) -> None:
 class Source:
     """A run that nothing is read from."""
 
+    task = SimpleNamespace(kind="class")
+
     def __init__(self, folder: Path):
         self.folder = folder
         self.config = type("Config", (), {"allow_targets": []})
@@ -94,7 +98,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
             raise FAILING[key]
         record = {
             "method": options.method, "options": {}, "details": {}, "source": {"run": "?"},
-            "validation": {"drop": lost, **LEAST_DROPS.get(key, {}), "of": "points of accuracy"},
+            "validation": {"drop": lost, **LEAST_DROPS.get(key, {}), "of": "points of accuracy", "samples": SAMPLES},
             "after": {"metrics": {}, "accuracy": None, "parameters": 1, "macs": 1},
             "test": {"split": "test", "lost": None, "lost_of": None},
             "speed": speed(part),
@@ -123,8 +127,8 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
         monkeypatch.setattr(module, "loaded_result", lambda folder, _: Source(folder))
     monkeypatch.setattr(winner, "export_loaded", export_loaded)
     monkeypatch.setattr(winner, "write_beside", lambda run: (run.folder / "export" / "card").write_text("card"))
-    monkeypatch.setattr(searching, "tested_split", lambda *_: ("val", None, True))
-    monkeypatch.setattr(searching, "paired_test", lambda *_: tested)
+    monkeypatch.setattr(searching, "judged_split", lambda _: ("val", range(SAMPLES)))
+    monkeypatch.setattr(searching, "tested", lambda *_: tested)
     monkeypatch.setattr(searching, "plan_of", lambda *parts: repr(parts[1:]))
     return calls
 

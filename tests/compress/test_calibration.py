@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from effbench.compress import quantize as quantizing
-from effbench.compress.mixed import Judged
 from effbench.compress.options import QuantizeOptions
 from effbench.compress.quantize import _calibrated
 from effbench.report.before_after import _quantized_sentence
@@ -36,7 +35,7 @@ def test_auto_ends_where_the_run_has_no_more_samples(
 
     monkeypatch.setattr(quantizing, "calibration_samples", lambda _, wanted: torch.zeros(min(wanted, count)))
     options, source = QuantizeOptions(calibration="auto"), None
-    _, samples, lost = _calibrated(source, options, lambda _: Judged(5.0, 0.0), Quantizer)  # type: ignore[arg-type]
+    _, samples, lost = _calibrated(source, options, lambda _: 5.0, Quantizer)  # type: ignore[arg-type]
     assert (samples, list(lost)) == (tried[-1], tried)
 
 

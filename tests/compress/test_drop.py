@@ -17,7 +17,7 @@ from torch import Tensor
 
 from effbench.bench import answers as answering
 from effbench.compress import drop as dropping
-from effbench.compress.drop import PERCENT, POINTS, Judge, _moved, both, left, risen
+from effbench.compress.drop import PERCENT, POINTS, Judge, _moved, both, left, note_few_samples, risen
 from effbench.compress.mixed import Mixed
 from effbench.compress.options import QuantizeOptions
 from effbench.compress.quantize import Quantized, _check_drop
@@ -93,8 +93,10 @@ def judge_of(
     task: Task, reference: Tensor, targets: Tensor, monkeypatch: pytest.MonkeyPatch, asked: list[int] | None = None
 ) -> Judge:
     """A judge whose run answers `reference` on validation samples with these targets. asked: gets the most samples."""
-    modality = SimpleNamespace(targets=lambda labels, rows, _: labels[rows], unit="row")
-    run: Any = SimpleNamespace(task=task, modality=lambda: modality, shape=(1,), classes=("a",) * reference.shape[-1])
+    modality = SimpleNamespace(targets=lambda labels, rows, _: labels[rows], portable=lambda inputs: inputs, unit="row")
+    config = SimpleNamespace(data=SimpleNamespace(eval_batch_size=100))
+    classes = ("a",) * reference.shape[-1]
+    run: Any = SimpleNamespace(task=task, modality=lambda: modality, shape=(1,), classes=classes, config=config)
     split = Split(torch.zeros(len(targets), 1), targets)
 
     def tested_split(_: Any, which: str, most: int) -> tuple[str, Split, bool]:
@@ -153,12 +155,51 @@ def test_how_far_outputs_move_is_the_same_in_parts(monkeypatch: pytest.MonkeyPat
     assert _moved(torch.zeros(2, 2), torch.full((2, 2), 3.0)) == pytest.approx(3.0)
 
 
+def test_layers_are_ranked_by_few_of_the_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each layer of a large model is judged alone."""
+    targets = torch.arange(300) % 3
+    reference = 4 * torch.eye(3)[targets]
+    judge = judge_of(Classification(CrossEntropy(), [Accuracy()], 3), reference, targets, monkeypatch)
+    asked: list[int] = []
+
+    def forward(inputs: Tensor) -> Tensor:
+        asked.append(len(inputs))
+        return torch.ones(len(inputs), 3)
+
+    expected = math.sqrt(float((reference - 1).square().sum() / reference.square().sum()))
+    assert judge.moved(forward) == pytest.approx(expected, rel=0.02)  # which classes are in proportion
+    assert sum(asked) == 128
+    asked.clear()
+    judge.lost(forward)
+    assert sum(asked) == 300
+
+
+@pytest.mark.parametrize(
+    ("kind", "samples", "max_drop", "told"),
+    [
+        ("class", 40, 0.5, "one answer of 40 validation samples is 2.5 points of accuracy: with max_drop=0.5 no more"),
+        ("class", 40, 2.5, ""),
+        ("class", 40, 0.0, ""),  # that is what it says
+        ("class", 2000, 0.5, ""),
+        ("values", 40, 0.5, ""),
+    ],
+)
+def test_a_bound_below_one_answer_is_told(
+    kind: str, samples: int, max_drop: float, told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    run: Any = SimpleNamespace(task=SimpleNamespace(kind=kind))
+    with caplog.at_level("INFO", logger="effbench"):
+        note_few_samples(run, "val", samples, max_drop)
+    assert (told in caplog.text) if told else not caplog.text
+
+
 def test_points_of_accuracy_have_an_interval_and_losses_none(monkeypatch: pytest.MonkeyPatch) -> None:
     targets = torch.tensor([0, 1, 2, 0])
     right = 4 * torch.eye(3)[targets]
     wrong = torch.cat([right[:3], right[3:].roll(1, dims=1)])
     found = judge_of(Classification(CrossEntropy(), [Accuracy()], 3), right, targets, monkeypatch).facts(wrong)
     interval = paired_share_interval(1, 0, 4).times(100)
+    assert (found["split"], found["samples"]) == ("val", 4)
     assert (found["drop"], found["low"], found["high"]) == pytest.approx((25.0, interval.low, interval.high))
     values = torch.tensor([[5.0]])
     lossy = judge_of(ByGap(MeanSquaredError(), [], 1), values + 1, values, monkeypatch).facts(values + 2)
@@ -170,9 +211,9 @@ def test_points_of_accuracy_have_an_interval_and_losses_none(monkeypatch: pytest
     [
         (
             60.0,
-            "scheme=static loses 60.00 percent of the loss on validation samples even with 1 of 3 layers in float32",
+            "scheme=static loses 60.00 percent of the loss on 40 validation samples even with 1 of 3 layers in float32",
         ),
-        (math.inf, "scheme=static raises the loss from 0, of which there is no percentage, on validation samples"),
+        (math.inf, "scheme=static raises the loss from 0, of which there is no percentage, on 40 validation samples"),
     ],
 )
 @pytest.mark.parametrize(("available", "more"), [(33, True), (None, True), (32, False)])
@@ -180,7 +221,7 @@ def test_a_file_that_loses_too_much_is_refused_with_a_remedy(
     available: int | None, more: bool, drop: float, told: str
 ) -> None:
     made = Quantized(b"", "static", Mixed(drop, drop, 3, ("a",)), 32)
-    judge: Any = SimpleNamespace(unit=PERCENT, samples="validation samples")
+    judge: Any = SimpleNamespace(unit=PERCENT, samples="40 validation samples")
     with pytest.raises(ThresholdError) as refused:
         _check_drop(made, QuantizeOptions(), judge, available)
     text = str(refused.value)

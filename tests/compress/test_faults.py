@@ -18,7 +18,7 @@ from effbench.compress.making import making
 from effbench.compress.options import CompressOptions
 from effbench.compress.quantize import _named_faults
 from effbench.compress.trial import tried
-from effbench.errors import ConfigError, DataError, EffbenchError, ThresholdError
+from effbench.errors import ConfigError, DataError, EffbenchError, OutOfTimeError, ThresholdError
 from effbench.records import NoSpaceError
 
 
@@ -98,6 +98,7 @@ def test_only_the_same_command_finds_what_a_killed_one_finished(plan: str, kept:
         (KeyboardInterrupt, "mine", False),
         (EffbenchError, "mine", False),
         (ThresholdError, "mine", True),  # the same command would end with it again
+        (OutOfTimeError, "mine", False),
         (EffbenchError, "", True),  # half of the only result
     ],
 )
@@ -111,7 +112,7 @@ def test_what_no_command_can_go_on_with_is_removed(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, DataError, ValueError, NoSpaceError])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, DataError, ValueError, NoSpaceError, OutOfTimeError])
 def test_an_error_leaves_what_is_finished(
     error: type[BaseException], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -35,9 +35,9 @@ def unvalidated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_drop_is_said_to_be_of_training_samples(unvalidated: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="effbench"):
         judge = Judge(load_run(unvalidated), "last")
-    assert "the run has no validation split: what is lost is judged on training samples" in caplog.text
+    assert f"the run has no validation split: what is lost is judged on {judge.samples}" in caplog.text
     found = judge.facts(judge._reference)
-    assert (judge.samples, found["split"], found["drop"]) == ("training samples", "train", 0)
+    assert (judge.samples, found["split"], found["drop"]) == ("2,000 training samples", "train", 0)
 
 
 @pytest.mark.parametrize("word", ["max_drop=0.5", "target=latency/8"])

@@ -13,8 +13,8 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 from effbench.compress import openvino_int8
-from effbench.compress.mixed import Judged
 from effbench.compress.openvino_int8 import OpenvinoInt8
+from effbench.errors import OutOfTimeError
 from effbench.export.interface import Forward
 from effbench.export.openvino_runtime import import_openvino, members_of
 from tests.compress.test_onnx_int8 import graph_file
@@ -36,10 +36,10 @@ class Judging:
         self.expected = np.maximum(INPUTS @ weights[0], 0) @ weights[1]
         self.any_is_one, self.calls = any_is_one, 0
 
-    def __call__(self, forward: Forward) -> Judged:
+    def __call__(self, forward: Forward) -> float:
         self.calls += 1
         moved = self.moved(forward(torch.from_numpy(INPUTS)).numpy())
-        return Judged(float(moved > 1e-4) if self.any_is_one else 100 * moved, moved)
+        return float(moved > 1e-4) if self.any_is_one else 100 * moved
 
     def moved(self, outputs: np.ndarray) -> float:
         return float(np.sqrt(((outputs - self.expected) ** 2).mean() / (self.expected**2).mean()))
@@ -86,7 +86,7 @@ def test_products_of_activations_are_no_layers(tmp_path: Path) -> None:
     file, _ = graph_file(tmp_path / "f.onnx", attention=True, width=32)
     for attention in (True, False):
         quantizer = OpenvinoInt8(file, SAMPLES, attention)
-        assert quantizer.within_bound(lambda _: Judged(0.0, 0.0), 1.0)[0].layers == 2
+        assert quantizer.within_bound(lambda _: 0.0, 1.0)[0].layers == 2
 
 
 @pytest.mark.process
@@ -96,6 +96,16 @@ def test_a_bound_that_no_8_bits_hold_gives_no_float_file(tmp_path: Path) -> None
     mixed, content = OpenvinoInt8(file, SAMPLES, attention=False).within_bound(Judging(weights, any_is_one=True), 0.5)
     assert (mixed.drop, mixed.floating) == (1.0, ())
     assert by_hand(content)[1] == {"i8"}
+
+
+@pytest.mark.process
+def test_accuracy_control_ends_at_the_deadline(tmp_path: Path) -> None:
+    """NNCF calls the judge for each group of operators, and takes its first error for another kind of metric."""
+    file, weights = graph_file(tmp_path / "f.onnx", width=32)
+    judge = Judging(weights, any_is_one=True)
+    with pytest.raises(OutOfTimeError, match="when NNCF's accuracy control had not ended"):
+        OpenvinoInt8(file, SAMPLES, attention=False).within_bound(judge, 0.5, deadline=0.0)
+    assert judge.calls == 1  # of the file with all layers in 8 bits
 
 
 def largest(content: bytes) -> int:

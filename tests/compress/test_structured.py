@@ -173,7 +173,7 @@ def test_a_step_that_rounding_leaves_empty_loses_no_training(monkeypatch: pytest
     )
     for name, value in {
         "unpruned_model": lambda _: copy.deepcopy(net), "_example": lambda _: torch.randn(2, 8),
-        "FineTuning": lambda *_: tuning, "kept_zeros": lambda _: (), "zeros_of": lambda _: (),
+        "FineTuning": lambda *_, **__: tuning, "kept_zeros": lambda _: (), "zeros_of": lambda _: (),
     }.items():  # fmt: skip
         monkeypatch.setattr(module, name, value)
     own = StructuredOptions(ratio=0.5, steps=3, epochs=3)

@@ -62,7 +62,10 @@ def test_what_its_backend_loses_counts_for_a_candidate(
     assert (found["backend"], found["more"], found["backend_lost"]) == ("onnxruntime", more, lost)
     print_search(record)
     told = " ".join(capsys.readouterr().out.split())
-    assert f"{found['drop']:+.2f} points of accuracy are lost on validation samples, {more:.2f} of it by this" in told
+    assert (
+        f"{found['drop']:+.2f} points of accuracy are lost on 2,000 validation samples, {more:.2f} of it by this"
+        in told
+    )
 
 
 # --- the file of the result
@@ -220,7 +223,7 @@ def test_where_nothing_can_be_made_the_first_error_is_told(
 def test_data_that_cannot_be_read_end_the_search_at_once(
     tmp_path: Path, made: list[tuple[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(searching, "tested_split", gone)
+    monkeypatch.setattr(searching, "judged_split", gone)
     with pytest.raises(DataError):
         searched(tmp_path, "latency/2")
     assert made == []
