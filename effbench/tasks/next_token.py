@@ -44,6 +44,7 @@ class NextToken(Task):
     remedy = "Write loss=cross_entropy, and metrics such as bits_per_byte, acc, top5."
     evaluated_by = CrossEntropy()
     independent = False
+    sampling: Sampling
 
     def __init__(
         self,
