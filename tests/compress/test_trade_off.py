@@ -20,6 +20,9 @@ from effbench.compress.options import CompressOptions, StructuredOptions
 from effbench.compress.table import print_trade_off
 from effbench.compress.trial import Trial
 from effbench.errors import ConfigError, DataError, EffbenchError, MissingExtraError
+from effbench.metrics import Accuracy
+from effbench.tasks.classification import Classification
+from effbench.tasks.losses import CrossEntropy
 
 
 def arm(side: str, backend: str, p50: float, size: int) -> dict[str, Any]:
@@ -67,7 +70,7 @@ def sweep(
         return Trial(name, within / name, made(options.own.ratio))
 
     monkeypatch.setattr(trading, "tried", tried)
-    task = SimpleNamespace(names=("loss", "acc"))
+    task = Classification(CrossEntropy(), [Accuracy()], num_outputs=2)
     source = SimpleNamespace(task=task, config=SimpleNamespace(model=SimpleNamespace(label="cnn")))
     options = [CompressOptions("structured", StructuredOptions(ratio=ratio)) for ratio in (0.01, 0.25, 0.5)]
     return trading.trade_off(source, options, tmp_path, tmp_path)  # type: ignore[arg-type]

@@ -30,6 +30,7 @@ MEANING: dict[str, Callable[[Any], bool]] = {
     "POSITIVE": lambda x: 0 < x < math.inf,
     "FROM_1": lambda x: 1 <= x < math.inf,
     "AT_LEAST_2": lambda x: isinstance(x, int) and x >= 2,
+    "ODD_FROM_3": lambda x: isinstance(x, int) and x >= 3 and x % 2 == 1,
     "SEED": lambda x: isinstance(x, int) and -(2**63) <= x < 2**64,
 }
 
