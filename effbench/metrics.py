@@ -353,13 +353,24 @@ def _completed(found: Display, name: str) -> Display:
 
 def recorded_displays(summary: Mapping[str, Any]) -> dict[str, Display]:
     """Return metric name -> display of a run's summary; a summary without displays is read by its metric names."""
-    task = summary.get("task")
-    recorded = task.get("metrics") if isinstance(task, Mapping) else None
-    recorded = recorded if isinstance(recorded, Mapping) else {}
+    recorded = _described(summary)
     metrics = summary.get("metrics") or {}
     # columns first seen in `metrics` are of effbench 0.1, whose summaries describe no metric
     names = dict.fromkeys([*recorded, *(metric_of(column) for column in metrics if metric_of(column) != column)])
     return {name: display_of(name, recorded) for name in names}
+
+
+def _described(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the metrics that a record's `task` describes."""
+    task = record.get("task")
+    recorded = task.get("metrics") if isinstance(task, Mapping) else None
+    if not (isinstance(task, Mapping) and isinstance(recorded, Mapping)):
+        return {}
+    if task.get("name") != "next_token":
+        return recorded
+    # older records do not say that tokens of a text are no independent samples
+    known = {name: about for name, about in recorded.items() if isinstance(about, Mapping)}
+    return {name: {"is_share": False, **about} for name, about in known.items()}
 
 
 def display_in(record: Mapping[str, Any], column: str) -> Display:
@@ -369,8 +380,7 @@ def display_in(record: Mapping[str, Any], column: str) -> Display:
         record: summary.json of a run, bench.json, compression.json or tradeoff.json.
         column: val/METRIC or METRIC.
     """
-    task = record.get("task")
-    return display_of(column, task.get("metrics") if isinstance(task, Mapping) else None)
+    return display_of(column, _described(record))
 
 
 def primary(names: Iterable[str]) -> str:

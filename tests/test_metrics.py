@@ -143,6 +143,10 @@ def test_tokens_of_a_text_are_no_independent_samples() -> None:
     assert Classification(CrossEntropy(), [Accuracy()], num_outputs=3).displays["acc"].is_share
     assert not tokens.displays["acc"].is_share
     assert not display_in({"task": tokens.display_record()}, "test/acc").is_share
+    older = tokens.display_record()
+    del older["metrics"]["acc"]["is_share"]
+    assert not display_in({"task": older}, "test/acc").is_share
+    assert not recorded_displays({"task": older})["acc"].is_share
 
 
 def test_a_recorded_display_shows_no_control_characters() -> None:

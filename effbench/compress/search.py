@@ -324,19 +324,20 @@ def search(source: Run, options: SearchOptions, target: Path, words: Sequence[st
         test = tested(best, source, options.checkpoint)
         file = written_file(best, source, target, options.target.latency, words)
         best = _of_file(best, file["bytes"], options.target)
+        # a size is one of a file that is there
+        met = found.holds(best.value) and (options.target.latency or file["file"] is not None)
         facts = {
             "target": options.target.text,
             "max_drop": options.max_drop,
             "minutes": options.minutes,
-            # a size is one of a file that is there
-            "met": found.holds(best.value) and (options.target.latency or file["file"] is not None),
+            "met": met,
             "value": best.value,
             "value_low": best.interval.low,
             "value_high": best.interval.high,
             "most": options.target.most,
             "drop": best.drop,
             "samples": found.samples,
-            "ended": found.ended,
+            "ended": found.ended if met or found.ended != "met" else "file",
             **file,
             "seconds": round(time.monotonic() - found.begun, 1),
             "candidates": found.rows,

@@ -8,7 +8,7 @@ from typing import Any
 
 from effbench.escaping import markdown_text
 from effbench.export.card_words import marked
-from effbench.metrics import LOSS, display_of
+from effbench.metrics import LOSS, display_in
 from effbench.stats import share_interval
 from effbench.units import human_bytes, human_count
 
@@ -93,7 +93,6 @@ def _values(summary: Mapping[str, Any]) -> list[tuple[str, float]]:
 
 def _metrics(facts: Mapping[str, Any], summary: Mapping[str, Any]) -> Iterator[str]:
     values, data = _values(summary), summary.get("data") or {}
-    recorded = (summary.get("task") or {}).get("metrics")
     # of a sample, if the run evaluated one
     count = (data.get("evaluated") or {}).get("test") or (data.get("counts") or {}).get("test")
     if not values:
@@ -102,7 +101,7 @@ def _metrics(facts: Mapping[str, Any], summary: Mapping[str, Any]) -> Iterator[s
     yield "| test split | value | 95 % interval |"
     yield "| --- | --- | --- |"
     for metric, value in values:
-        display = display_of(metric, recorded)
+        display = display_in(summary, metric)
         interval = "not known from one run"
         if display.is_share and count and 0 <= value <= 1:
             found = share_interval(value * count, count)

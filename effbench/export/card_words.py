@@ -17,6 +17,7 @@ from effbench.redaction import redact_environment
 log = logging.getLogger(__name__)
 
 SECTIONS = ("Intended use", "Limits")  # the user fills them in
+_UNFILLED = "To be filled in"  # begins their text until then
 _SECTION = re.compile(rf"^## ({'|'.join(SECTIONS)})[ \t]*\n(.*?)(?=^## |^<!-- effbench |\Z)", re.MULTILINE | re.DOTALL)
 _MARK = re.compile(r"^<!-- effbench (.*) -->[ \t]*$", re.MULTILINE)
 
@@ -43,8 +44,11 @@ def with_words(card: str, path: Path) -> str:
     except UnicodeDecodeError:  # nothing can be told of its sections
         old = ""
     mark, parts = _MARK.search(old), _parts(old)
-    known = mark[1].split() if mark else []
-    changed = {name for name, text in parts.items() if _digest(text) not in known}
+    if mark:
+        known = mark[1].split()
+        changed = {name for name, text in parts.items() if _digest(text) not in known}
+    else:  # an older effbench wrote it, or the comment was removed
+        changed = {name for name, text in parts.items() if not text.lstrip().startswith(_UNFILLED)}
     words = {name: parts[name].strip("\n") for name in SECTIONS if name in changed and parts[name].strip()}
     if words:
         log.info(f"note: {path.name} keeps your text of {' and '.join(words)}")
@@ -52,7 +56,8 @@ def with_words(card: str, path: Path) -> str:
         kept = _free(path)
         with replacing(kept, len(content), ELSEWHERE) as copy:
             copy.write(content)
-        log.info(f"note: {path.name} was changed outside of {' and '.join(SECTIONS)} too: a copy of it is {kept.name}")
+        why = f"was changed outside of {' and '.join(SECTIONS)}" if mark else "has no digests at its end"
+        log.info(f"note: {path.name} {why}: a copy of it is {kept.name}")
     return _SECTION.sub(
         lambda found: f"## {found[1]}\n\n{words[found[1]]}\n\n" if found[1] in words else found[0], card
     )

@@ -79,7 +79,8 @@ def _exactly(value: float) -> Interval:
 
 def _quality(arm: Mapping[str, Any], metric: ShownMetric, paired: bool) -> Interval:
     value, samples = float(arm["metrics"][metric.name]), int((arm.get("parity") or {}).get("samples") or 0)
-    if not paired and metric.display.is_share and samples:
+    # records without a task are of an older effbench
+    if not paired and metric.display.is_share and samples and arm.get("lost_of") == "accuracy":
         return share_interval(value * samples, samples)
     return _exactly(value)
 

@@ -25,7 +25,8 @@ def before_after(folder: Path) -> tuple[dict[str, Any] | None, str]:
     """Return (what a page shows of compression.json in a run's folder or None, what is wrong with the file or '')."""
     try:
         record = read_compression(folder)
-        if record is None:
+        # a candidate of a search that was interrupted is not tested
+        if record is None or ("search" not in record and "test" not in record and "speed" in record):
             return None, ""
         section = _section(record)
         return {**section, "notes": [*_trained_further(folder, record), *section["notes"]]}, ""
@@ -124,6 +125,8 @@ def search_sentences(record: Mapping[str, Any]) -> list[str]:
     if not found["met"] and found.get("ended") == "time":
         minutes = found["minutes"]
         said.append(f"The time was over (minutes={minutes:g}) before all was tried. Try minutes={2 * minutes:g}.")
+    if found.get("ended") == "file":
+        said.append("A candidate had reached it and ended the search, but its file does not. Try a smaller target.")
     if ends and low <= found["most"] < high:
         said.append("The interval contains the target: the result is not distinguished from it.")
     said += [f"Beside the run: {text}" for text in (*accuracy_sentence(found["test"]), *_losses(found["test"]))]

@@ -165,8 +165,8 @@ def _unjudged(one: Measured) -> Measured:
 
 def _of_compression(folder: Path) -> _Record:
     record = read_compression(folder)
-    if record is None or "speed" not in record:
-        return _Record([])
+    if record is None or not {"speed", "test"} <= record.keys():
+        return _Record([])  # not a result; or a candidate of a search that was interrupted, which is not tested
     speed = record["speed"]
     sides = {side: _side(speed, side) for side in ("before", "after")}
     source = os.path.realpath(folder / record["source"]["run"])

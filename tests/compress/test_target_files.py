@@ -114,6 +114,7 @@ def test_a_file_that_is_not_there_is_told(
     monkeypatch.setenv("COLUMNS", "300")
     record = searched(tmp_path, target, max_drop=0.3)
     assert record["search"]["met"] is met
+    assert record["search"]["ended"] == ("met" if met else "file")
     assert made[-1] == (("export", "onnx") if "export" in about else ("run", 0.25))
     print_search(record)
     assert text.format(tmp_path / "result") in " ".join(capsys.readouterr().out.split())

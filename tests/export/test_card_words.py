@@ -88,6 +88,19 @@ def test_a_card_that_was_changed_elsewhere_is_copied(card: Path, old: str, new: 
     assert (card.parent / COPY).read_text() == mine
 
 
+def test_a_card_without_digests_is_copied_and_keeps_words(card: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As an older effbench wrote it: nothing but the placeholders tells what is the user's."""
+    older = edited("For birds.").partition("\n<!-- ")[0]
+    card.write_text(older)
+    with caplog.at_level("INFO", logger="effbench"):
+        assert after_export(card) == new_card(2).replace(USE, "For birds.")
+    assert (card.parent / COPY).read_text() == older
+    assert [record.getMessage() for record in caplog.records] == [
+        "note: it.README.md keeps your text of Intended use",
+        f"note: it.README.md has no digests at its end: a copy of it is {COPY}",
+    ]
+
+
 @pytest.mark.parametrize("content", ["all mine", edited("Für Vögel.")])
 def test_a_card_that_cannot_be_understood_is_copied(card: Path, content: str) -> None:
     card.write_bytes(content.encode("latin-1"))

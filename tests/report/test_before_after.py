@@ -222,6 +222,14 @@ def test_a_run_that_was_not_compressed_has_no_section(tmp_path: Path) -> None:
     assert before_after(tmp_path) == (None, "")
 
 
+def test_a_candidate_of_an_interrupted_search_has_no_section(tmp_path: Path) -> None:
+    """It is not tested, and the same command goes on with it."""
+    untested = record(onnxruntime=(0.5, 0.6))
+    del untested["test"]
+    (tmp_path / "compression.json").write_text(json.dumps(untested))
+    assert before_after(tmp_path) == (None, "")
+
+
 @pytest.mark.parametrize(
     "text", ["", "{}", "[1]", '{"schema_version": 1, "method": "quantize"}', '{"schema_version": 9}']
 )

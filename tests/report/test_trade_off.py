@@ -320,6 +320,13 @@ def test_a_damaged_record_is_a_problem_and_no_traceback(content: Any, tmp_path: 
     assert "bench.json" in problems[0][1]
 
 
+def test_a_candidate_of_an_interrupted_search_is_no_problem(tmp_path: Path) -> None:
+    untested = compression("../before", (0.004, 0.001), 100, (0.0, 0.0))
+    del untested["test"]
+    run(tmp_path / "it", 0.8, compression=untested)
+    assert trade_offs(read(tmp_path)) == ([], [])
+
+
 def test_a_record_without_a_winner_at_batch_1_is_left_out(tmp_path: Path) -> None:
     run(tmp_path / "a", 0.8, 0.2, bench=bench(0.001, 1000, verdicts={"single_stream": None, "offline": None}))
     run(tmp_path / "b", 0.7, 0.3, bench=bench(0.002, 2000))
