@@ -1143,7 +1143,7 @@ def test_a_second_export_keeps_the_users_words(
     card.write_text(mine.replace("## Training", "## Training\n\n- by me"))
     code, _, err = effbench(*words)
     assert (code, card.read_text()) == (0, mine)
-    assert f"note: {name} was changed outside of Intended use and Limits too: a copy of it is {name}.before" in err
+    assert f"note: {name} was changed outside of Intended use and Limits: a copy of it is {name}.before" in err
     assert "- by me" in card.with_name(f"{name}.before").read_text()
 
 
