@@ -71,6 +71,7 @@ FIELDS: Mapping[str, FieldRule] = {
     "data.classes": ("a list of names", _list_of(_is_text)),
     "data.modality": TEXT, "data.unit": TEXT, "data.counted": TEXT, "data.mean": NUMBERS, "data.std": NUMBERS,
     "data.test_split": TEXT,
+    "data.white_level": ("two numbers above 0", _list_of(lambda value: is_number(value) and value > 0, 2)),
 }  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from effbench.bench.verdict import CONTROL_BOUND, Candidate, trust, verdict
 from effbench.bench.worker import TIMED_CALLS, WARM_UP_CALLS
 from effbench.errors import EffbenchError, first_line
 from effbench.report.deployment import OFFLINE, SCHEMA, SINGLE_STREAM
-from effbench.report.environment import environment, installed
+from effbench.report.environment import environment, version_of
 from effbench.units import counted
 
 log = logging.getLogger(__name__)
@@ -210,7 +210,7 @@ def _record(
 def surroundings(options: BenchOptions) -> dict[str, Any]:
     """Return the machine, and the versions of the libraries that the backends run on."""
     libraries = sorted({library for name in options.chosen for library in BACKENDS[name].libraries})
-    return {**environment(), "bf16": has_bf16(), **{name: installed(name) for name in libraries}}
+    return {**environment(), "bf16": has_bf16(), **{name: version_of(name) for name in libraries}}
 
 
 def _options(options: BenchOptions) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from effbench.config.arguments import check_list, check_path, check_texts_by_key
 from effbench.errors import ConfigError
 from effbench.records import FINISHED, read_summary
 from effbench.report.compression import compressed_file
+from effbench.run.compared import refuse_redrawn
 from effbench.run.load import load_run, with_data
 
 if TYPE_CHECKING:
@@ -142,7 +143,10 @@ def _loaded(
     check_absent(target)
     if target.resolve().is_relative_to(place.resolve()):
         raise ConfigError(f"output={target} is inside the run, which is never changed. Name a folder elsewhere.")
-    return with_data(load_run(place, allow_targets), dict(data_overrides or {}), "cpu"), target
+    run = with_data(load_run(place, allow_targets), dict(data_overrides or {}), "cpu")
+    if {f"data.{key}" for key in data_overrides or {}} == set(run.redrawn):  # with other data, this is seen later
+        refuse_redrawn(run)
+    return run, target
 
 
 def _check_source(place: Path) -> None:

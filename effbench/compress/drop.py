@@ -13,14 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from effbench import build
 from effbench.bench.answers import held_samples, judged, part_samples
 from effbench.bench.sources import Source
 from effbench.data.splits import Split, representative_sample
 from effbench.errors import ConfigError
 from effbench.export.interface import Forward
 from effbench.report.compression import judged_on
-from effbench.run.evaluate import check_same_data
+from effbench.run.compared import compared_data
 from effbench.run.run import Run
 
 log = logging.getLogger(__name__)
@@ -204,9 +203,8 @@ def tested_split(run: Run, which: str, most: int) -> tuple[str, Split, bool]:
         which: name of the split.
         most: samples; of more, a part that represents the split.
     """
-    data = build.splits(run.config)
-    check_same_data(run, data)
-    named = run.task.checked(data).named()
+    data = compared_data(run)
+    named = data.named()
     name = next(each for each in (which, "val", "train") if each in named)
     split = named[name]
     few = split if len(split) <= most else split.take(representative_sample(split.labels, most))

@@ -14,7 +14,6 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from effbench import build
 from effbench.compress.backend_checks import check_backends
 from effbench.compress.bf16 import bf16_content
 from effbench.compress.drop import Judge, check_validation, note_few_samples
@@ -40,8 +39,7 @@ from effbench.export.openvino_files import openvino_archive, require_openvino
 from effbench.records import naming_disk_faults
 from effbench.report.compression import FILES
 from effbench.report.environment import version_of
-from effbench.run.compared import compared_samples
-from effbench.run.evaluate import check_same_data
+from effbench.run.compared import compared_data, compared_samples
 from effbench.run.export import check_fits, compared, export_loaded, samples_for
 from effbench.run.export_options import Wanted
 from effbench.run.run import Run
@@ -330,9 +328,7 @@ def _scheme(own: QuantizeOptions, exported: Mapping[str, Any]) -> str:
 
 def calibration_samples(run: Run, count: int) -> Tensor:
     """Return training samples as an exported file takes them, with classes in proportion: float32 (N, ...)."""
-    data = build.splits(run.config)
-    check_same_data(run, data)
-    split = run.task.checked(data).train
+    split = compared_data(run).train
     rows = representative_sample(split.labels, min(count, len(split)))
     log.info(f"taking the ranges of activations from {counted(len(rows), f'training {run.modality().unit}')}")
     with torch.inference_mode():

@@ -62,11 +62,15 @@ def installed(name: str) -> str | None:
 
 
 def version_of(library: str) -> str | None:
-    """Return the version of an imported library, also if a distribution of another name holds it.
+    """Return the version of a library, also if a distribution of another name holds it, as onnxruntime-gpu does.
 
-    As onnxruntime-gpu holds onnxruntime. None if it is neither installed nor imported.
+    None if it is not installed.
     """
-    return installed(library) or getattr(sys.modules.get(library), "__version__", None)
+    if (version := installed(library)) is not None:
+        return version
+    # only then: the files of all distributions are read
+    names = importlib.metadata.packages_distributions().get(library, ())
+    return next(filter(None, map(installed, names)), None)
 
 
 def _cpu_name() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from effbench.errors import ConfigError
 from effbench.run.evaluate import check_same_data
 
 if TYPE_CHECKING:
@@ -24,12 +25,27 @@ def compared_samples(run: Run, count: int) -> tuple[str, Tensor, Tensor]:
 
 
 def compared_data(run: Run) -> Splits:
-    """Return the dataset of a run's config, which must have the run's classes and sample shape."""
+    """Return the dataset of a run's config, which must have the run's classes, sample shape and division into splits.
+
+    Raises:
+        ConfigError: it has not.
+    """
     from effbench import build
 
     data = build.splits(run.config)
+    if data.sha256 == run.data["sha256"]:
+        refuse_redrawn(run)
     check_same_data(run, data)
     return run.task.checked(data)
+
+
+def refuse_redrawn(run: Run) -> None:
+    """Raise ConfigError if the run's splits are drawn otherwise than in training."""
+    for key in run.redrawn:
+        raise ConfigError(
+            f"{key} must be that of the training: with another, validation and test would hold "
+            f"{run.data.get('unit') or 'sample'}s that the run was trained on. Leave it out."
+        )
 
 
 def samples_of(run: Run, data: Splits, count: int) -> tuple[str, Tensor, Tensor]:

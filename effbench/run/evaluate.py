@@ -115,13 +115,10 @@ def _warn_of_another_draw(trained: Run, run: Run, data: Splits, which: str) -> N
         data: the dataset.
         which: the split to evaluate.
     """
-    before, now = trained.config.data, run.config.data
-    if before.target != now.target or which == "train":
+    if trained.config.data.target != run.config.data.target or which == "train":
         return
-    draws = ("split_seed", "val_fraction", "test_fraction")
-    changed = [key for key in draws if before.options.get(key) != now.options.get(key)]
-    if changed:
-        why = f"data.{changed[0]} differs from the run's"
+    if run.redrawn:
+        why = f"{run.redrawn[0]} differs from the run's"
     elif which in data.drawn and data.sha256 != run.data["sha256"]:
         # the draw depends on the numbers of samples: one more file changes it
         why = f"{data.name} has changed since the training, and {which} was drawn from it anew"

@@ -12,6 +12,8 @@ from effbench.errors import ConfigError
 if TYPE_CHECKING:
     from effbench.run.run import Run
 
+DRAW_KEYS = ("split_seed", "val_fraction", "test_fraction")  # of the data section: which samples a split gets
+
 
 def load_run(folder: str | Path, allow_targets: Sequence[str] = ()) -> Run:
     """Load the run in `folder`.
@@ -80,6 +82,7 @@ def with_data(run: Run, overrides: dict[str, str], device: str) -> Run:
     from effbench.errors import unknown_name
 
     content = run.config.to_dict()
+    before = dict(content["data"])
     for key, text in overrides.items():
         if key not in content["data"]:
             raise ConfigError(unknown_name("data key", key, content["data"]))
@@ -92,7 +95,8 @@ def with_data(run: Run, overrides: dict[str, str], device: str) -> Run:
     if content["data"].get("white_level", 0) is None:
         content["data"]["white_level"] = list(run.white_level)  # scale images above 8 bits as the run did
     content["device"]["name"] = device
-    return replace(run, config=parse(content))
+    redrawn = [f"data.{key}" for key in DRAW_KEYS if before.get(key) != content["data"].get(key)]
+    return replace(run, config=parse(content), redrawn=tuple(redrawn))
 
 
 def targets_from(text: str) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -38,10 +38,12 @@ class Run:
     Attributes:
         folder: holds config.yaml, summary.json, metrics.csv and checkpoints/.
         config: the run's config, without its callbacks.
+        redrawn: keys of the data section that draw the splits otherwise than in training (effbench/run/load.py).
     """
 
     folder: Path
     config: Config
+    redrawn: tuple[str, ...] = field(default=(), kw_only=True)
     on_cpu: ClassVar[bool] = False  # True if the model runs on the CPU only
 
     def __repr__(self) -> str:

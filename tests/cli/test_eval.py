@@ -90,6 +90,29 @@ def test_eval_on_other_splits_of_the_same_data_is_noted(run: Path, effbench: Eff
 
 
 @pytest.mark.process
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["bench", "--json"],
+        ["export", "output=file"],
+        ["compress", "method=quantize", "output=small"],
+        ["compress", "method=structured", "output=small"],
+        ["compress", "target=latency/2", "output=small"],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("also", [[], ["data.eval_batch_size=64"]], ids=["alone", "with another key"])
+def test_other_verbs_refuse_splits_that_are_drawn_anew(
+    words: list[str], also: list[str], run: Path, effbench: Effbench, tmp_path: Path
+) -> None:
+    """What a model loses would be measured on samples that it was trained on."""
+    code, out, err = effbench(words[0], str(run), *words[1:], "data.split_seed=5", *also)
+    assert (code, out) == (2, "")
+    assert "data.split_seed must be that of the training: with another, validation and test would hold images" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.process
 def test_weights_are_the_averaged_ones_where_the_run_averaged(effbench: Effbench, tmp_path: Path) -> None:
     words = ["model=mlp", "model.hidden=[8]", "ema=on", "data=synthetic", "data.image_size=8", "trainer.max_epochs=2"]
     assert effbench("train", *words, "device.threads=1", "hydra.run.dir=run")[0] == 0

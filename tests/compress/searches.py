@@ -71,6 +71,7 @@ class Source:
     """A run that nothing is read from."""
 
     task = SimpleNamespace(kind="class")
+    redrawn = ()
 
     def __init__(self, folder: Path):
         self.folder = folder

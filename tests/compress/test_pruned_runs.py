@@ -25,6 +25,8 @@ from safetensors.torch import load_file, save_file
 
 import effbench
 from effbench import build
+from effbench.bench.options import BenchOptions
+from effbench.bench.run import surroundings
 from effbench.compress.compress import compress
 from effbench.compress.finetune import FineTuning, tuned_config
 from effbench.compress.options import CompressOptions, StructuredOptions, UnstructuredOptions
@@ -273,9 +275,15 @@ def test_a_full_disk_is_named_with_an_option_of_compress(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_library_of_another_distribution_has_a_version(dense: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_of_another_distribution_has_a_version(
+    dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As onnxruntime-gpu brings onnxruntime: metadata know no such name."""
-    runtime = pytest.importorskip("onnxruntime")
+    made = tmp_path / "onnxruntime_gpu-9.8.7.dist-info"
+    made.mkdir()
+    (made / "METADATA").write_text("Metadata-Version: 2.1\nName: onnxruntime-gpu\nVersion: 9.8.7\n")
+    (made / "top_level.txt").write_text("onnxruntime\n")
+    monkeypatch.syspath_prepend(tmp_path)
     plain = importlib.metadata.distribution
 
     def distribution(name: str) -> importlib.metadata.Distribution:
@@ -287,8 +295,9 @@ def test_a_library_of_another_distribution_has_a_version(dense: Path, monkeypatc
     monkeypatch.setattr(environment, "installed", environment.installed.__wrapped__)
     facts = _facts(load_run(dense), Wanted("onnx", "best", "", 1e-4, None, True, "file"), None)
     for record in (facts, _file_record(facts, "onnx", "static")):
-        assert record["versions"]["onnxruntime"] == runtime.__version__
+        assert record["versions"]["onnxruntime"] == "9.8.7"
         assert record["versions"]["torch"] == plain("torch").version
+    assert surroundings(BenchOptions(backends=("onnxruntime",)))["onnxruntime"] == "9.8.7"
 
 
 @pytest.mark.parametrize("damage", [{"gone": {"weight": [1]}}, {"head": {"weight": [10**9, 16]}}, {}])
