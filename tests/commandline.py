@@ -35,7 +35,7 @@ def _forked(
 ) -> subprocess.CompletedProcess[str]:
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / name for name in ("stdout", "stderr")]
-        process = _forkserver().Process(target=_child, args=(main, words, cwd, {**os.environ, **environment}, files))
+        process = forkserver().Process(target=_child, args=(main, words, cwd, {**os.environ, **environment}, files))
         process.start()
         process.join(patience(TIMEOUT_S))
         if process.exitcode is None:
@@ -46,7 +46,8 @@ def _forked(
 
 
 @cache
-def _forkserver() -> ForkServerContext:
+def forkserver() -> ForkServerContext:
+    """Starts processes from one that has imported everything, and computed nothing: torch may not be forked later."""
     from effbench.jobs.processes import IMPORTS
 
     context = multiprocessing.get_context("forkserver")

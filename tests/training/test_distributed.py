@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import multiprocessing
 import os
 import signal
 import socket
@@ -23,6 +22,7 @@ from effbench import build, cli, load_run
 from effbench.config.compose import compose
 from effbench.run import session as training
 from effbench.training.callbacks import Callback
+from tests.commandline import forkserver
 from tests.patience import patience
 from tests.training.tiny import largest_difference
 
@@ -63,22 +63,24 @@ class Job:
     overrides: list[str]
     folder: Path
     port: int = field(default_factory=free_port)
-    stop: int | None = None  # rank 1 gets SIGTERM after this step
+    stop: int | None = None  # the last rank gets SIGTERM after this step
 
 
 def in_a_rank(rank: int, world: int, jobs: list[Job], report: Path) -> None:
     """What torchrun would start, forked: importing torch again would take longer than all the training."""
     torch.set_num_threads(1)
+    training.draw_curves = lambda *_: None  # takes longer than the training
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world))
     os.environ["MASTER_ADDR"] = "127.0.0.1"
     try:
-        with report.with_suffix(f".{rank}").open("w") as errors:
-            os.dup2(errors.fileno(), 2)
+        with report.with_suffix(f".{rank}").open("w") as printed:
+            for stream in (1, 2):
+                os.dup2(printed.fileno(), stream)
             for job in jobs:
                 os.environ["MASTER_PORT"] = str(job.port)
                 # Only rank 0's folder counts: the other proposes one of its own.
                 folder = job.folder if rank == 0 else job.folder.with_name(f"{job.folder.name} of rank {rank}")
-                stops = [Terminated(job.stop)] if job.stop and rank == 1 else []
+                stops = [Terminated(job.stop)] if job.stop and rank == world - 1 else []
                 training.train(compose(job.overrides), folder, callbacks=stops)
                 left = [name for task in Path("/proc/self/task").glob("*/comm") if "gloo" in (name := task.read_text())]
                 assert not left, f"threads of the group outlive it, and may abort the process at its end: {left}"
@@ -88,10 +90,8 @@ def in_a_rank(rank: int, world: int, jobs: list[Job], report: Path) -> None:
 
 
 def train_in_ranks(jobs: list[Job], scratch: Path, world: int = 2) -> None:
-    # Autograd's threads for a GPU do not survive a fork.
-    context = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "fork")
     report = scratch / "report"
-    ranks = [context.Process(target=in_a_rank, args=(rank, world, jobs, report)) for rank in range(world)]
+    ranks = [forkserver().Process(target=in_a_rank, args=(rank, world, jobs, report)) for rank in range(world)]
     deadline = time.monotonic() + patience(HUNG_S)
     for rank in ranks:
         rank.start()
@@ -109,7 +109,7 @@ def folders(tmp_path_factory) -> dict[tuple[str, int], Path]:
     scratch = tmp_path_factory.mktemp("ranks")
     folders = {(name, world): scratch / str(world) / name for name in CASES for world in (1, 2)}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "draw_curves", lambda *_: None)  # takes longer than the training
+        patch.setattr(training, "draw_curves", lambda *_: None)
         folders["batch norm", 2] = scratch / "2" / "batch norm"
         jobs = [Job([*SMALL, *MLP, *CASES[name]], folders[name, 2]) for name in CASES]
         train_in_ranks([*jobs, Job([*SMALL, *BATCH_NORM], folders["batch norm", 2])], scratch)
@@ -260,7 +260,8 @@ def test_run_stopped_within_an_epoch_resumes_with_other_ranks(tmp_path, capsys):
     words = [*SMALL, *MLP, "data.batch_size=16", "trainer.max_steps=30", "ema=on"]
     by_two, by_one, whole = tmp_path / "by two", tmp_path / "by one", tmp_path / "whole"
     training.train(compose(words), whole)
-    assert training.train(compose(words), by_one, callbacks=[Terminated(7)]).summary["steps"] == 7
+    train_in_ranks([Job(words, by_one, stop=7)], tmp_path, world=1)
+    assert json.loads((by_one / "summary.json").read_text())["steps"] == 7
     resumed = Job([*words, f"resume='{by_one}'"], by_one)
     train_in_ranks([Job(words, by_two, stop=7), resumed], tmp_path)
     assert json.loads((by_two / "summary.json").read_text())["steps"] == 10, "ranks agree on signals at logged steps"
@@ -280,7 +281,7 @@ def test_run_stopped_within_an_epoch_resumes_with_other_ranks(tmp_path, capsys):
 def test_ranks_that_change_a_begun_epoch_are_refused(tmp_path):
     """330 = 41 x 8 + 2: two samples are a batch for one process, and are left out by two."""
     words = [*SMALL, *MLP, "data.batch_size=8", "data.drop_last=false"]
-    training.train(compose(words), tmp_path / "run", callbacks=[Terminated(3)])
+    train_in_ranks([Job(words, tmp_path / "run", stop=3)], tmp_path, world=1)
     resumed = Job([*words, f"resume='{tmp_path / 'run'}'"], tmp_path / "run")
     with pytest.raises(AssertionError, match="stopped within an epoch of 1 processes.* with 2 its last step has other"):
         train_in_ranks([resumed], tmp_path)
