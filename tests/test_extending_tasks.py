@@ -76,12 +76,18 @@ class Hinge(Loss):
         return (outputs - own + self.margin).clamp_min(0).sum() - self.margin * len(outputs)
 
 
+class Odd(Hinge):
+    def summed(self, outputs, targets):
+        each = torch.nn.functional.cross_entropy(outputs, targets, reduction="none")
+        return {"each": each, "number": each.sum().item(), "detached": each.sum().detach()}[self.margin]
+
+
 class Bare(torch.nn.Module):
     def forward(self, outputs, targets):
         return torch.nn.functional.cross_entropy(outputs, targets, reduction="none")
 
 
-def bands(kind: str = "labels"):
+def bands(kind: str = "labels", facts: dict = {}):
     """Which of three channels have a bright band, or how bright they are."""
     def split(count, seed):
         generator = torch.Generator().manual_seed(seed)
@@ -92,7 +98,11 @@ def bands(kind: str = "labels"):
         return Split(images, has if kind == "labels" else images.float().mean((2, 3)) / 255)
 
     train, val, test = split(96, 0), split(32, 1), split(32, 2)
-    return Splits(kind, train, val, test, ("red", "green", "blue"), digest(train.images))
+    return Splits(kind, train, val, test, ("red", "green", "blue"), digest(train.images), facts)
+
+
+def arrays():
+    return bands("values", {"seen": torch.ones(1)})
 '''
 SMALL = ["model=mlp", "model.hidden=[16]", "model.dropout=0", "device.threads=1", "augment=none"]
 SYNTHETIC = ["data=synthetic", "data.num_train=64", "data.num_val=32", "data.num_test=32", "data.image_size=8"]
@@ -115,6 +125,35 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def summary(folder: str) -> dict[str, Any]:
     return dict(json.loads((Path(folder) / "summary.json").read_text()))
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(("kind", "got"), [("each", "(16,)"), ("number", "float"), ("detached", "() without one")])
+def test_a_loss_that_is_no_sum_is_named(
+    kind: str, got: str, own: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*own, *SMALL, *SYNTHETIC, "loss=mine", "loss._target_=taskfiles.Odd", f"loss.margin={kind}"]
+    assert cli.main(["train", *words, "data.batch_size=16", "trainer.max_epochs=1"]) == 2
+    told = capsys.readouterr().err
+    assert "loss (Odd): summed must return the sum over the batch, a tensor () with a gradient; got" in told
+    assert f"{got}." in told
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["+data.facts={mean: [0.5], shape: [1]}"], "values facts must not hold mean, shape, which effbench records."),
+        (["data._target_=taskfiles.arrays", "~data.kind"], "values facts must be texts, numbers, lists and mappings"),
+    ],
+)
+def test_facts_that_would_damage_the_record_are_refused(
+    words: list[str], told: str, own: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before training: mean and std in their place would change what predict and eval answer."""
+    about = ["task=regression", "data=mine", "data.kind=values", *words]
+    assert cli.main(["train", *own, *SMALL, *about, "data.batch_size=16", "trainer.max_epochs=1"]) == 2
+    assert told in capsys.readouterr().err
 
 
 @pytest.mark.process

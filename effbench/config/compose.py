@@ -230,9 +230,8 @@ def _rule(items: Sequence[Any], content: Mapping[str, Any]) -> str:
         return f"{listed.partition(' Did you mean')[0]} {hint}" if hint else listed
     if item["type"] == "missing":
         base = conf_dir() / location[0] / "_base.yaml"
-        hint = (
-            f" A file of the group {location[0]} begins with defaults: [_base], which sets it." if base.exists() else ""
-        )
+        sets = base.exists() and any(line.startswith(f"{location[-1]}:") for line in base.read_text().splitlines())
+        hint = f" A file of the group {location[0]} begins with defaults: [_base], which sets it." if sets else ""
         return f"{key} is missing.{hint}"
     if item["type"] == "value_error":
         return f"{item['ctx']['error']}."

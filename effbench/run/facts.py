@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from torch import nn
 from effbench.config.schema import Config
 from effbench.data.modality import Modality
 from effbench.data.splits import Splits
+from effbench.errors import DataError
 from effbench.models import accounting
 from effbench.report.environment import environment, git_state, peak_memory, program_state
 from effbench.training.meter import WARMUP_STEPS
@@ -67,6 +69,20 @@ def known_at_start(
         "program": program_state(),
         "argv": sys.argv,
     }
+
+
+# what effbench writes of every dataset; a modality's own keys come with its record
+_RECORDED = ("name", "sha256", "counts", "modality", "unit", "counted", "shape", "classes", "padding")
+
+
+def check_facts(data: Splits, modality: Modality) -> None:
+    """Raise DataError for facts of a dataset with the names of other records, and for what JSON cannot hold."""
+    if taken := sorted(data.facts.keys() & {*_RECORDED, *modality.record()}):
+        raise DataError(f"{data.name} facts must not hold {', '.join(taken)}, which effbench records. Rename them.")
+    try:
+        json.dumps(data.facts)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{data.name} facts must be texts, numbers, lists and mappings: {error}.") from error
 
 
 def outcome(trainer: Trainer, test: Mapping[str, float], begun: datetime, warnings: Sequence[str]) -> dict[str, Any]:

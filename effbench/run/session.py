@@ -30,7 +30,7 @@ from effbench.records import FINISHED, MetricsFile, keep_rows_up_to, replacing
 from effbench.redaction import redact_environment
 from effbench.report.curves import draw_curves
 from effbench.run.compressed import kept_zeros, shaped_model
-from effbench.run.facts import known_at_start, macs_counter, outcome
+from effbench.run.facts import check_facts, known_at_start, macs_counter, outcome
 from effbench.run.history import SessionHistory
 from effbench.run.load import load_run, recorded_config
 from effbench.run.lock import claimed
@@ -162,6 +162,7 @@ class TrainingSession:
         task = build.task(config, data, self.device)
         data = task.checked(data)
         modality = build.modality(config, data, self.device)
+        check_facts(data, modality)
         trainer = build.trainer(
             config, data, modality, self.ranks, self._checkpoints(data, task), task,
             lambda: shaped_model(config, folder, len(data.classes), modality) if self.model is None else self.model,

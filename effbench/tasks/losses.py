@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -55,6 +55,26 @@ class Loss:
                 # a module moves in place, a tensor does not: keep what is returned
                 setattr(self, name, value.to(device))
         return self
+
+
+def checked_sum(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return `loss.summed(outputs, targets)`. Raises ConfigError unless it is a number with a gradient.
+
+    Args:
+        loss: may be the user's.
+        outputs: as `summed` takes them.
+        targets: likewise.
+    """
+    summed: Any = loss.summed(outputs, targets)
+    if isinstance(summed, Tensor) and summed.dim() == 0 and (summed.requires_grad or not outputs.requires_grad):
+        return summed
+    got = type(summed).__name__
+    if isinstance(summed, Tensor):
+        got = f"a tensor {tuple(summed.shape)}{'' if summed.requires_grad else ' without one'}"
+    raise ConfigError(
+        f"loss ({type(loss).__name__}): summed must return the sum over the batch, a tensor () with a gradient; got "
+        f"{got}."
+    )
 
 
 class _OfClasses(Loss):

@@ -14,7 +14,7 @@ from effbench.data.split_checks import kind_of
 from effbench.data.splits import Splits
 from effbench.errors import ConfigError, DataError, shown
 from effbench.metrics import Metric
-from effbench.tasks.losses import Loss, MeanSquaredError, OfTorch
+from effbench.tasks.losses import Loss, MeanSquaredError, OfTorch, checked_sum
 from effbench.tasks.target_scale import Standardised, TargetScale, deviations, near
 from effbench.tasks.target_spread import TargetSpread
 from effbench.tasks.task import Task
@@ -129,7 +129,7 @@ class Regression(Task):
         if not isinstance(self.scale, Standardised):
             return super().training_loss(outputs, targets)
         standardised = self.scale.standardised
-        loss = self.loss.summed(standardised(outputs), standardised(targets))
+        loss = checked_sum(self.loss, standardised(outputs), standardised(targets))
         # double: the square of 1e20 is infinite in float32
         outputs, targets = outputs.detach().double(), targets.double()
         if isinstance(self.loss, OfTorch) and self.loss.width:

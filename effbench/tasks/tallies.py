@@ -64,7 +64,7 @@ class Tallies:
         for metric, part in self._parts:
             value = metric.value_with_loss(numbers[part], samples, loss)
             if value is not None:
-                if not isinstance(value, int | float):
+                if not isinstance(value, int | float) or isinstance(value, bool):
                     raise ConfigError(
                         f"task.metrics: {_name(metric)}.value must return a number or None; got "
                         f"{type(value).__name__}. Write float(...)."
@@ -96,10 +96,9 @@ def _sums(metric: Metric, outputs: Tensor, targets: Tensor, part: slice) -> Tens
     """Return a metric's sums of a batch. Raises ConfigError unless they are as many as its size."""
     sums, size = metric.sums(outputs, targets), part.stop - part.start
     # others would move the numbers of the metrics after it
-    if tuple(sums.shape) != (size,):
-        raise ConfigError(
-            f"task.metrics: {_name(metric)}.sums must return its size, ({size},) numbers; got {tuple(sums.shape)}."
-        )
+    if not isinstance(sums, Tensor) or tuple(sums.shape) != (size,):
+        got = tuple(sums.shape) if isinstance(sums, Tensor) else type(sums).__name__
+        raise ConfigError(f"task.metrics: {_name(metric)}.sums must return its size, a ({size},) tensor; got {got}.")
     return sums
 
 

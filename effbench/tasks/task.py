@@ -13,7 +13,7 @@ from effbench.data.modality import Modality
 from effbench.data.splits import Splits
 from effbench.errors import ConfigError
 from effbench.metrics import LOSS, Display, Metric, as_recorded
-from effbench.tasks.losses import Loss
+from effbench.tasks.losses import Loss, checked_sum
 from effbench.tasks.tallies import Tallies
 
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ class Task:
             outputs: from `rows`.
             targets: from `rows`.
         """
-        loss = self.loss.summed(outputs, targets)
+        loss = checked_sum(self.loss, outputs, targets)
         return loss, loss.detach()
 
     def rows(self, outputs: Tensor, targets: Tensor, full: bool = False) -> tuple[Tensor, Tensor]:

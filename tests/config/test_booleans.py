@@ -64,3 +64,7 @@ def test_a_file_without_its_groups_base_says_so(own: Path) -> None:
     (own / "model" / "mine.yaml").write_text("_target_: boolean_net.net\n")
     with pytest.raises(ConfigError, match=r"model.freeze is missing. .* begins with defaults: \[_base\]"):
         compose(["model=mine", "allow_targets=[boolean_net]"], own)
+    # no base sets it
+    (own / "model" / "mine.yaml").write_text("defaults: [_base, _self_]\n")
+    with pytest.raises(ConfigError, match=r"model._target_ is missing\.$"):
+        compose(["model=mine"], own)

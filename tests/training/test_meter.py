@@ -120,19 +120,21 @@ def test_two_ranks_save_the_sums_of_both_and_share_them_out_once():
 @pytest.mark.parametrize(
     ("sums", "value", "message"),
     [
-        (torch.zeros(3), 0.0, r"Odd.sums must return its size, \(2,\) numbers; got \(3,\)"),
+        (torch.zeros(3), 0.0, r"Odd.sums must return its size, a \(2,\) tensor; got \(3,\)"),
         (torch.zeros(()), 0.0, r"got \(\)"),
+        (0.5, 0.0, "got float"),
+        (torch.zeros(2), True, "Odd.value must return a number or None; got bool"),
         (torch.zeros(2), "high", "Odd.value must return a number or None; got str"),
         (torch.zeros(2), torch.tensor(0.5), "got Tensor"),
     ],
 )
-def test_a_metric_with_other_numbers_is_named(sums: torch.Tensor, value: object, message: str) -> None:
+def test_a_metric_with_other_numbers_is_named(sums: Any, value: object, message: str) -> None:
     class Odd(Accuracy):
         def size(self, num_outputs: int) -> int:
             return 2
 
         def sums(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-            return sums.double()
+            return sums
 
         def value(self, sums: Sequence[float], samples: float) -> Any:
             return value
